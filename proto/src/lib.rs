@@ -1,0 +1,14 @@
+//! The vocabulary every part of Evenkeel shares: ids, the cluster file, messages, records, errors.
+//!
+//! This crate does no I/O, reads no clock and draws no random numbers, so that every core can depend on it and
+//! stay testable on any machine.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`cluster`] | the cluster file: types, parser, rules |
+//! | [`envelope`] | the versioned frame around every message and record |
+//! | [`time`] | the instant and duration cores are driven with |
+
+pub mod cluster;
+pub mod envelope;
+pub mod time;
