@@ -12,6 +12,24 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Bytes of the header in front of every payload.
 pub const HEADER_LEN: usize = 8;
 
+/// Every kind there is, in one list so that no number is given twice. Numbers are never reused.
+pub mod kind {
+    /// A node's status between peers (a beat).
+    pub const STATUS: u16 = 0x0101;
+    /// The first message on a session between peers.
+    pub const HELLO: u16 = 0x0102;
+    /// netd's part of the configuration.
+    pub const NETD_PART: u16 = 0x0201;
+    /// A request on init's control socket.
+    pub const CONTROL_REQUEST: u16 = 0x0301;
+    /// init's reply.
+    pub const CONTROL_REPLY: u16 = 0x0302;
+    /// What a node counts across boots.
+    pub const NODE_RECORD: u16 = 0x0401;
+    /// What makes a node itself.
+    pub const PERSONALITY: u16 = 0x0402;
+}
+
 /// What an envelope carries. The number is the wire's; it is never given to anything else.
 pub trait Message: Serialize + DeserializeOwned {
     /// The kind's number on the wire.

@@ -1,1 +1,2 @@
-//! Placeholder until its first commit.
+//! Tests that look at the product as a whole: `tests/dependencies.rs` holds the architecture's arrows,
+//! `tests/e2e.rs` boots clusters of the built image. This library is empty on purpose.
