@@ -7,8 +7,12 @@
 //! |---|---|
 //! | [`cluster`] | the cluster file: types, parser, rules |
 //! | [`envelope`] | the versioned frame around every message and record |
+//! | [`part`] | what provisiond writes for each daemon |
+//! | [`roster`] | the public key of every node |
 //! | [`time`] | the instant and duration cores are driven with |
 
 pub mod cluster;
 pub mod envelope;
+pub mod part;
+pub mod roster;
 pub mod time;

@@ -1,0 +1,69 @@
+//! The parts of the configuration: what provisiond writes for each daemon under `/run/evenkeel/parts/`.
+//!
+//! A part is one [`crate::envelope`] frame that fills its file exactly. It carries the node's secret, so the file has
+//! mode 0600, and it is written beside its place and renamed into it, so that a reader sees all of it or nothing.
+
+use crate::cluster::{ClusterFile, NodeName};
+use crate::envelope::Message;
+use crate::roster::Roster;
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+/// Where netd finds its part.
+pub const NETD_PART_PATH: &str = "/run/evenkeel/parts/netd";
+
+/// The seed of a node's Ed25519 key. Never shown: its `Debug` says only that it is there.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySeed(pub [u8; 32]);
+
+impl fmt::Debug for KeySeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeySeed(hidden)")
+    }
+}
+
+/// What netd needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetdPart {
+    /// The node this is.
+    pub node: NodeName,
+    /// The whole checked cluster file; it contains `node`.
+    pub cluster: ClusterFile,
+    /// The seed of this node's key; its public half stands in `roster` under `node`.
+    pub key: KeySeed,
+    /// Everybody's public keys.
+    pub roster: Roster,
+}
+
+impl Message for NetdPart {
+    const KIND: u16 = 0x0101;
+    const VERSION: u16 = 1;
+    /// A cluster file is text of some kilobytes; a mebibyte leaves room for thousands of VIPs.
+    const MAX_LEN: usize = 1 << 20;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Timing;
+    use crate::envelope::{decode, encode};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn goes_around_and_hides_its_seed() {
+        let mut roster = Roster::new();
+        roster.insert("a1".into(), [3; 32]).unwrap();
+        let cluster = ClusterFile {
+            schema: 1,
+            cluster: "demo".into(),
+            timing: Timing::LAB,
+            networks: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            vips: BTreeMap::new(),
+        };
+        let part = NetdPart { node: "a1".into(), cluster, key: KeySeed([0xab; 32]), roster };
+        assert_eq!(decode::<NetdPart>(&encode(&part)), Ok(part.clone()));
+        let shown = format!("{part:?}");
+        assert!(!shown.contains("171") && !shown.to_lowercase().contains("abab"), "{shown}");
+    }
+}
