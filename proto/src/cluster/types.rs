@@ -191,14 +191,20 @@ pub enum Failback {
 
 impl ClusterFile {
     /// Nodes of `group`, in name order.
-    pub fn group_members<'a>(&'a self, group: &'a GroupName) -> impl Iterator<Item = (&'a NodeName, &'a Node)> {
+    pub fn group_members<'a>(
+        &'a self,
+        group: &'a GroupName,
+    ) -> impl Iterator<Item = (&'a NodeName, &'a Node)> {
         self.nodes.iter().filter(move |(_, node)| node.group == *group)
     }
 
     /// The node that stands in a pair with `node`, if any.
     pub fn partner(&self, node: &NodeName) -> Option<&NodeName> {
         let pair = self.nodes.get(node)?.pair.as_ref()?;
-        self.nodes.iter().find(|(name, other)| *name != node && other.pair.as_ref() == Some(pair)).map(|(n, _)| n)
+        self.nodes
+            .iter()
+            .find(|(name, other)| *name != node && other.pair.as_ref() == Some(pair))
+            .map(|(n, _)| n)
     }
 
     /// The management address of `node`: its first port with an address of its own, in port name order.
