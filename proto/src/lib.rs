@@ -6,12 +6,14 @@
 //! | module | subject |
 //! |---|---|
 //! | [`cluster`] | the cluster file: types, parser, rules |
+//! | [`control`] | what the console and the daemons ask of init |
 //! | [`envelope`] | the versioned frame around every message and record |
 //! | [`part`] | what provisiond writes for each daemon |
 //! | [`roster`] | the public key of every node |
 //! | [`time`] | the instant and duration cores are driven with |
 
 pub mod cluster;
+pub mod control;
 pub mod envelope;
 pub mod part;
 pub mod roster;
