@@ -10,6 +10,7 @@
 //! | [`envelope`] | the versioned frame around every message and record |
 //! | [`part`] | what provisiond writes for each daemon |
 //! | [`roster`] | the public key of every node |
+//! | [`status`] | what nodes of a group tell each other every beat |
 //! | [`time`] | the instant and duration cores are driven with |
 
 pub mod cluster;
@@ -17,4 +18,5 @@ pub mod control;
 pub mod envelope;
 pub mod part;
 pub mod roster;
+pub mod status;
 pub mod time;
