@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use zbus::DBusError as _;
 use zbus::export::futures_core::Stream;
 
 /// Messages that wait for a subscriber. `Changed` says no more when it is told twice.
@@ -109,6 +110,11 @@ impl Caller {
             Err(_) => return Err(self.late()),
             Ok(Err(zbus::Error::MethodError(name, text, _))) => {
                 let what = text.unwrap_or_else(|| name.to_string());
+                return Err(CallError::Refused { daemon, method, what });
+            }
+            // The library turns the errors that D-Bus itself names into this variant.
+            Ok(Err(zbus::Error::FDO(error))) => {
+                let what = error.description().map_or_else(|| error.to_string(), str::to_owned);
                 return Err(CallError::Refused { daemon, method, what });
             }
             Ok(Err(e)) => {

@@ -1,5 +1,8 @@
 //! The bus over real sockets: what clients see, and what a bad client can do.
 
+// Helpers here are as much a test as the functions that call them.
+#![allow(clippy::unwrap_used)]
+
 use bus::net1::{self, NetState, PeerRow, PortRow, VipRow};
 use bus::provision1::{self, ProvisionState, StateRow};
 use bus::server::{HANDSHAKE_DEADLINE, MAX_CLIENTS};
