@@ -18,8 +18,10 @@ const SCHEMA: u64 = 1;
 pub const NODES_MAX: usize = 64;
 /// Ports of one node; each is a term of every beat.
 pub const PORTS_MAX: usize = 16;
-/// Virtual addresses of a cluster; all of them fit one status message of the member that holds the most.
+/// Virtual addresses of a cluster.
 pub const VIPS_MAX: usize = 4096;
+/// Virtual addresses of one group: the last node left must be able to tell all of them in one status message.
+pub const GROUP_VIPS_MAX: usize = 1024;
 /// Networks of a cluster: no more than ports of one node could use twice over.
 pub const NETWORKS_MAX: usize = 32;
 /// Characters of a name.

@@ -4,10 +4,11 @@
 //! are skipped: they have been reported once already, and one slip should not be told twice.
 
 use super::diagnostic::{At, Sink, listed};
-use super::raw::{RawFile, RawNetwork, RawNode, RawPort, RawVip};
+use super::raw::{GROUP_VIPS_MAX, RawFile, RawNetwork, RawNode, RawPort, RawVip};
 use super::types::*;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes a failover pair may have.
@@ -27,6 +28,7 @@ pub(super) fn check(file: &RawFile, sink: &mut Sink<'_>) {
     check_pairs(&file.nodes, sink);
     check_reachability(&file.nodes, &networks, sink);
     check_data_ports(file, sink);
+    check_group_sizes(&file.vips, sink);
     for vip in &file.vips {
         check_vip(vip, file, &networks, &mut seen, sink);
     }
@@ -41,6 +43,20 @@ struct Seen {
     vips: BTreeSet<VipName>,
     macs: BTreeMap<PortMatch, String>,
     addresses: BTreeMap<IpAddr, String>,
+}
+
+impl Seen {
+    fn claim_address(&mut self, address: &At<IpAddr>, owner: String, sink: &mut Sink<'_>) {
+        match self.addresses.entry(address.value) {
+            Entry::Vacant(free) => {
+                free.insert(owner);
+            }
+            Entry::Occupied(taken) => {
+                let message = format!("{} is already the address of {}", address.value, taken.get());
+                sink.report(&address.place, message);
+            }
+        }
+    }
 }
 
 fn check_network(network: &RawNetwork, sink: &mut Sink<'_>) {
@@ -178,10 +194,8 @@ fn check_port_network(
         return;
     };
     for address in port.addresses() {
-        check_address(&address, network, networks, sink);
-        if let Some(other) = seen.addresses.insert(address.value, format!("port {label}")) {
-            sink.report(&address.place, format!("{} is already the address of {other}", address.value));
-        }
+        check_address(&address, "", network, networks, sink);
+        seen.claim_address(&address, format!("port {label}"), sink);
     }
 }
 
@@ -194,7 +208,13 @@ fn report_unknown_network(named: &At<NetworkName>, networks: &Networks<'_>, sink
 }
 
 /// An address of a port or a VIP against the network it is said to be in.
-fn check_address(address: &At<IpAddr>, network: &RawNetwork, networks: &Networks<'_>, sink: &mut Sink<'_>) {
+fn check_address(
+    address: &At<IpAddr>,
+    what: &str,
+    network: &RawNetwork,
+    networks: &Networks<'_>,
+    sink: &mut Sink<'_>,
+) {
     if network.broken {
         return;
     }
@@ -211,11 +231,11 @@ fn check_address(address: &At<IpAddr>, network: &RawNetwork, networks: &Networks
             let other = networks.values().find(|n| n.prefix_of(address.value).is_some());
             let (message, help) = match other {
                 Some(other) => (
-                    format!("{} is in network {}, not in {name}", address.value, other.name.value),
+                    format!("{what}{} is in network {}, not in {name}", address.value, other.name.value),
                     format!("network {name} is {}", network.prefixes()),
                 ),
                 None => (
-                    format!("{} is outside every network", address.value),
+                    format!("{what}{} is outside every network", address.value),
                     format!("network {name} is {}", network.prefixes()),
                 ),
             };
@@ -255,7 +275,7 @@ fn check_pairs(nodes: &[RawNode], sink: &mut Sink<'_>) {
         if mate.group.as_ref().is_some_and(|g| g.value == group.value) {
             let other = mate.name.as_ref().map_or("another node".to_owned(), |n| n.value.to_string());
             let message = format!("pair {} has {other} in group {} already", pair.value, group.value);
-            let help = "the two nodes of a pair share their disks: put them into different groups";
+            let help = "two nodes of a pair never share a group: put them into different ones";
             sink.report_help(&group.place, message, help);
         }
         mates.push(node);
@@ -295,7 +315,7 @@ fn check_reachability(nodes: &[RawNode], networks: &Networks<'_>, sink: &mut Sin
                 "node {} cannot reach {} at {address} (network {})",
                 mate.value, name.value, network.value
             );
-            let help = format!("give both an address in one network, or networks with gateways");
+            let help = "give both an address in one network, or networks with gateways";
             sink.report_help(&name.place, message, help);
         }
     }
@@ -316,6 +336,18 @@ fn check_data_ports(file: &RawFile, sink: &mut Sink<'_>) {
                 message,
                 r#"add one, like { name = "p1", match = "pci:00:10.0", network = "data" }"#,
             );
+        }
+    }
+}
+
+fn check_group_sizes(vips: &[RawVip], sink: &mut Sink<'_>) {
+    let mut counts: BTreeMap<&GroupName, usize> = BTreeMap::new();
+    for group in vips.iter().filter_map(|v| v.group.as_ref()) {
+        let count = counts.entry(&group.value).or_default();
+        *count += 1;
+        if *count == GROUP_VIPS_MAX + 1 {
+            let message = format!("group {} has more than {GROUP_VIPS_MAX} VIPs", group.value);
+            sink.report_help(&group.place, message, "spread them over more groups");
         }
     }
 }
@@ -344,11 +376,9 @@ fn check_vip(vip: &RawVip, file: &RawFile, networks: &Networks<'_>, seen: &mut S
     });
     if let Some(address) = &vip.address {
         if let Some(network) = network {
-            check_address(address, network, networks, sink);
+            check_address(address, "VIP ", network, networks, sink);
         }
-        if let Some(other) = seen.addresses.insert(address.value, label) {
-            sink.report(&address.place, format!("{} is already the address of {other}", address.value));
-        }
+        seen.claim_address(address, label, sink);
     }
     check_home(vip, file, networks, sink);
 }
