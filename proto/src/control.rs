@@ -50,7 +50,7 @@ pub enum Request {
 }
 
 impl Message for Request {
-    const KIND: u16 = 0x0201;
+    const KIND: u16 = crate::envelope::kind::CONTROL_REQUEST;
     const VERSION: u16 = 1;
     const MAX_LEN: usize = 512;
 }
@@ -71,7 +71,7 @@ pub enum Reply {
 }
 
 impl Message for Reply {
-    const KIND: u16 = 0x0202;
+    const KIND: u16 = crate::envelope::kind::CONTROL_REPLY;
     const VERSION: u16 = 1;
     const MAX_LEN: usize = PACKET_MAX - crate::envelope::HEADER_LEN;
 }

@@ -15,15 +15,15 @@ pub const HEADER_LEN: usize = 8;
 /// Every kind there is, in one list so that no number is given twice. Numbers are never reused.
 pub mod kind {
     /// A node's status between peers (a beat).
-    pub const STATUS: u16 = 0x0101;
-    /// The first message on a session between peers.
-    pub const HELLO: u16 = 0x0102;
+    pub const STATUS: u16 = 0x0100;
     /// netd's part of the configuration.
-    pub const NETD_PART: u16 = 0x0201;
+    pub const NETD_PART: u16 = 0x0101;
     /// A request on init's control socket.
-    pub const CONTROL_REQUEST: u16 = 0x0301;
+    pub const CONTROL_REQUEST: u16 = 0x0201;
     /// init's reply.
-    pub const CONTROL_REPLY: u16 = 0x0302;
+    pub const CONTROL_REPLY: u16 = 0x0202;
+    /// The first message on a session between peers.
+    pub const HELLO: u16 = 0x0301;
     /// What a node counts across boots.
     pub const NODE_RECORD: u16 = 0x0401;
     /// What makes a node itself.

@@ -36,7 +36,7 @@ pub struct NetdPart {
 }
 
 impl Message for NetdPart {
-    const KIND: u16 = 0x0101;
+    const KIND: u16 = crate::envelope::kind::NETD_PART;
     const VERSION: u16 = 1;
     /// A cluster file is text of some kilobytes; a mebibyte leaves room for thousands of VIPs.
     const MAX_LEN: usize = 1 << 20;
