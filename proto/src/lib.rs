@@ -9,6 +9,8 @@
 //! | [`control`] | what the console and the daemons ask of init |
 //! | [`envelope`] | the versioned frame around every message and record |
 //! | [`part`] | what provisiond writes for each daemon |
+//! | [`personality`] | what makes a node itself, and how SMBIOS carries it |
+//! | [`record`] | what a node remembers from boot to boot |
 //! | [`roster`] | the public key of every node |
 //! | [`status`] | what nodes of a group tell each other every beat |
 //! | [`time`] | the instant and duration cores are driven with |
@@ -17,6 +19,8 @@ pub mod cluster;
 pub mod control;
 pub mod envelope;
 pub mod part;
+pub mod personality;
+pub mod record;
 pub mod roster;
 pub mod status;
 pub mod time;

@@ -405,7 +405,7 @@ fn checked_name<T: for<'a> From<&'a str>>(text: At<String>, sink: &mut Sink<'_>)
     None
 }
 
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=NAME_MAX).contains(&text.len())
         && text.bytes().all(inner)
