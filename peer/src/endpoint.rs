@@ -1,0 +1,537 @@
+//! The endpoint: one UDP socket, the sessions on it, who dials and who waits.
+
+use crate::SecretKey;
+use crate::hello::{Hello, MAX_CLUSTER_LEN, MAX_HELLO_LEN, Refusal};
+use crate::registry::{Registry, lock};
+use crate::session::{self, DownReason, MAX_MESSAGE_LEN, MAX_STREAMS, PeerEvent, close, code, printable};
+use crate::tls::{Tls, node_of_peer};
+use crate::window::FixedWindow;
+use proto::cluster::NodeName;
+use proto::envelope::encode;
+use proto::roster::Roster;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, EndpointConfig, Incoming, ServerConfig,
+    TransportConfig, VarInt,
+};
+use ring::hmac;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+/// Accepted connections that have not greeted yet. More than any cluster's nodes that start at once; each costs
+/// some tens of kilobytes.
+pub const MAX_HANDSHAKES: usize = 32;
+
+/// With this few places left a sender has to prove its address before it gets one.
+const VALIDATE_BELOW: usize = MAX_HANDSHAKES - 8;
+
+/// From the first packet to the end of the greeting, either side. Emulated machines that share two cores need
+/// most of a second.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// First pause between two attempts to dial; doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause: a node that returns from a reboot is dialled within this.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Sessions shorter than this do not reset the back-off.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Events that wait for the reader: a second of beats of a large group.
+const EVENT_QUEUE: usize = 1024;
+
+/// How long [`Endpoint::close`] waits for the farewell to leave.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(200);
+
+/// Round-trip time assumed before the first measurement: sets how soon a lost first packet is repeated.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+
+/// Bytes of datagrams that wait to be sent; the oldest is dropped for a newer one.
+const DATAGRAM_SEND_BUFFER: usize = 16 * 1024;
+
+/// Bytes of datagrams that wait to be read; the oldest is dropped for a newer one.
+const DATAGRAM_RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// What an endpoint is told beside its key and roster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's name, at most 64 bytes. Sessions with nodes of another one are refused.
+    pub cluster: String,
+    /// A session that hears nothing for this long is down. A quarter of it apart, idle sessions are probed.
+    pub idle: Duration,
+}
+
+/// Why an endpoint could not be made or told to keep a session. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The socket could not be had.
+    #[error("cannot bind UDP {address}")]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    /// The own key stands under no name.
+    #[error("this node's key is not in the roster; check the key and the roster")]
+    NotInRoster,
+    /// The node is not in the roster, or is this node itself.
+    #[error("cannot keep a session with node {node}: it is not another node of the roster")]
+    UnknownNode { node: NodeName },
+    /// A cluster name that is too long.
+    #[error("cluster name of {len} bytes, at most {MAX_CLUSTER_LEN} are allowed")]
+    ClusterName { len: usize },
+    /// An idle time out of range.
+    #[error("idle time of {idle:?}, expected 100 ms to 1 h")]
+    Idle { idle: Duration },
+    /// The key or the TLS configuration was not accepted.
+    #[error("cannot set up TLS")]
+    Tls {
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+/// Why a message was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no session with the node now.
+    #[error("no session with node {node}")]
+    NotConnected { node: NodeName },
+    /// Longer than [`MAX_MESSAGE_LEN`].
+    #[error("message of {len} bytes, at most {MAX_MESSAGE_LEN} are allowed")]
+    TooLong { len: usize },
+}
+
+/// What has been lost or refused since the endpoint was bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Messages dropped because the reader of events was too slow.
+    pub dropped: u64,
+    /// Long messages replaced or given up before they left.
+    pub superseded: u64,
+    /// Streams of peers that were not through in time.
+    pub stalled: u64,
+    /// Connections turned away: no place, no key of the roster, or a refused greeting.
+    pub refused: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) dropped: AtomicU64,
+    pub(crate) superseded: AtomicU64,
+    pub(crate) stalled: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// What the endpoint's tasks share.
+pub(crate) struct Shared {
+    quic: quinn::Endpoint,
+    tls: Tls,
+    roster: Roster,
+    own: NodeName,
+    hello: Hello,
+    transport: Arc<TransportConfig>,
+    pub(crate) registry: Registry,
+    pub(crate) events: mpsc::Sender<PeerEvent>,
+    pub(crate) counters: Counters,
+}
+
+impl Shared {
+    /// Hands a message to the reader of events, or drops it when that one is behind.
+    pub(crate) fn deliver(&self, node: &NodeName, message: Vec<u8>) {
+        if self.events.try_send(PeerEvent::Message(node.clone(), message)).is_err() {
+            self.counters.dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A bound endpoint. Its drop ends all sessions without a farewell having to be waited for.
+pub struct Endpoint {
+    shared: Arc<Shared>,
+    accepting: AbortHandle,
+    kept: Mutex<BTreeMap<NodeName, (SocketAddr, AbortHandle)>>,
+}
+
+/// Why an attempt to set up a session failed.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("no answer within {HANDSHAKE_DEADLINE:?}")]
+    Late,
+    #[error("{0}")]
+    Connection(DownReason),
+    #[error("cannot dial: {0}")]
+    Dial(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("greeting cut short")]
+    Greeting,
+}
+
+impl From<quinn::ConnectionError> for AttemptError {
+    fn from(error: quinn::ConnectionError) -> AttemptError {
+        AttemptError::Connection(DownReason::from(&error))
+    }
+}
+
+impl Endpoint {
+    /// Binds UDP `address` and starts to accept sessions of the roster's nodes. This node's name is the one its key
+    /// has in the roster. Needs a tokio runtime with time and I/O.
+    pub fn bind(
+        address: SocketAddr,
+        key: &SecretKey,
+        roster: Roster,
+        options: &Options,
+    ) -> Result<(Endpoint, mpsc::Receiver<PeerEvent>), PeerError> {
+        let socket = UdpSocket::bind(address).map_err(|source| PeerError::Bind { address, source })?;
+        Endpoint::on_socket(socket, key, roster, options)
+    }
+
+    /// Like [`Endpoint::bind`], on a socket that is bound already.
+    pub fn on_socket(
+        socket: UdpSocket,
+        key: &SecretKey,
+        roster: Roster,
+        options: &Options,
+    ) -> Result<(Endpoint, mpsc::Receiver<PeerEvent>), PeerError> {
+        let own = roster.name_of(key.public()).ok_or(PeerError::NotInRoster)?.clone();
+        if options.cluster.len() > MAX_CLUSTER_LEN {
+            return Err(PeerError::ClusterName { len: options.cluster.len() });
+        }
+        let transport = Arc::new(transport(options.idle)?);
+        let tls_failed = |source| PeerError::Tls { source };
+        let tls = Tls::new(key).map_err(tls_failed)?;
+        let crypto = QuicServerConfig::try_from(tls.server(&roster, key.public()).map_err(tls_failed)?)
+            .expect("the provider has TLS_AES_128_GCM_SHA256, which QUIC's first packets need");
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(transport.clone())
+            .migration(false)
+            .max_incoming(MAX_HANDSHAKES)
+            .incoming_buffer_size(16 * 1024)
+            .incoming_buffer_size_total(128 * 1024);
+
+        // Kept across restarts: the next life can tell a peer that its session is gone, instead of silence.
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &key.derive("evenkeel stateless reset"));
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
+        config.cid_generator(|| Box::new(RandomIds(SystemRandom::new())));
+
+        let bind_failed = |source| PeerError::Bind { address: SocketAddr::from(([0; 4], 0)), source };
+        socket.set_nonblocking(true).map_err(bind_failed)?;
+        let quic = quinn::Endpoint::new(config, Some(server), socket, Arc::new(quinn::TokioRuntime))
+            .map_err(bind_failed)?;
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let hello = Hello::new(&options.cluster, own.clone());
+        let shared = Arc::new(Shared {
+            quic,
+            tls,
+            roster,
+            own,
+            hello,
+            transport,
+            registry: Registry::default(),
+            events,
+            counters: Counters::default(),
+        });
+        let accepting = tokio::spawn(accept(shared.clone())).abort_handle();
+        Ok((Endpoint { shared, accepting, kept: Mutex::default() }, receiver))
+    }
+
+    /// This node's name.
+    pub fn own_name(&self) -> &NodeName {
+        &self.shared.own
+    }
+
+    /// The address the socket is bound to.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.shared.quic.local_addr()
+    }
+
+    /// Keeps a session with `node` at `address` alive from now on. Of two nodes only the one with the lower name
+    /// dials; the other one waits to be dialled, and for it this only checks the name. A second call moves the
+    /// target to another address.
+    pub fn keep(&self, node: &NodeName, address: SocketAddr) -> Result<(), PeerError> {
+        if *node == self.shared.own || self.shared.roster.key_of(node).is_none() {
+            return Err(PeerError::UnknownNode { node: node.clone() });
+        }
+        if self.shared.own > *node {
+            return Ok(());
+        }
+        let mut kept = lock(&self.kept);
+        if kept.get(node).is_some_and(|(known, _)| *known == address) {
+            return Ok(());
+        }
+        let task = tokio::spawn(dial_for_ever(self.shared.clone(), node.clone(), address)).abort_handle();
+        if let Some((_, old)) = kept.insert(node.clone(), (address, task)) {
+            old.abort();
+        }
+        Ok(())
+    }
+
+    /// Sends without waiting. The message may be lost, and a long one may be overtaken or replaced by a newer one;
+    /// an `Ok` says only that there is a session.
+    pub fn send(&self, node: &NodeName, message: Vec<u8>) -> Result<(), SendError> {
+        if message.len() > MAX_MESSAGE_LEN {
+            return Err(SendError::TooLong { len: message.len() });
+        }
+        let not_connected = || SendError::NotConnected { node: node.clone() };
+        let session = self.shared.registry.get(node).ok_or_else(not_connected)?;
+        if session.connection.close_reason().is_some() {
+            return Err(not_connected());
+        }
+        if session.connection.max_datagram_size().is_some_and(|max| message.len() <= max) {
+            // It fits, so what can go wrong is a session that has ended meanwhile.
+            return session.connection.send_datagram(message.into()).map_err(|_| not_connected());
+        }
+        if session.slot.put(message) {
+            self.shared.counters.superseded.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What has been lost or refused so far.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.shared.counters;
+        Stats {
+            dropped: counters.dropped.load(Relaxed),
+            superseded: counters.superseded.load(Relaxed),
+            stalled: counters.stalled.load(Relaxed),
+            refused: counters.refused.load(Relaxed),
+        }
+    }
+
+    /// Ends all sessions and waits a moment for the farewell to leave, so that peers need not wait for silence.
+    pub async fn close(&self) {
+        self.stop();
+        // Late is as good: peers then find out by silence.
+        drop(timeout(CLOSE_DEADLINE, self.shared.quic.wait_idle()).await);
+    }
+
+    /// Takes the socket away without a word, as a power cut does.
+    #[cfg(test)]
+    pub(crate) fn rebind_for_test(&self, address: SocketAddr) {
+        self.shared
+            .quic
+            .rebind(UdpSocket::bind(address).expect("loopback has ports"))
+            .expect("a good socket");
+    }
+
+    fn stop(&self) {
+        self.accepting.abort();
+        for (_, task) in std::mem::take(&mut *lock(&self.kept)).into_values() {
+            task.abort();
+        }
+        self.shared.quic.close(VarInt::from_u32(code::SHUTDOWN), b"shutting down");
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Connection ids that are random and nothing else. The library's default ones are signed with a key of this life
+/// and it ignores packets that bear others: the next life would answer a peer's old session with silence instead of a
+/// stateless reset.
+struct RandomIds(SystemRandom);
+
+/// Bytes of a connection id.
+const ID_LEN: usize = 8;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut bytes = [0; ID_LEN];
+        self.0.fill(&mut bytes).expect("the kernel's random numbers do not run out");
+        ConnectionId::new(&bytes)
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_LEN
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+fn transport(idle: Duration) -> Result<TransportConfig, PeerError> {
+    let in_range = (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&idle);
+    let timeout = idle.try_into().ok().filter(|_| in_range).ok_or(PeerError::Idle { idle })?;
+    let mut config = TransportConfig::default();
+    config
+        .max_idle_timeout(Some(timeout))
+        .keep_alive_interval(Some(idle / 4))
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_bidi_streams(VarInt::from_u32(1)) // the greeting
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .stream_receive_window(VarInt::from_u32(MAX_MESSAGE_LEN as u32))
+        .receive_window(VarInt::from_u32(MAX_MESSAGE_LEN as u32 * MAX_STREAMS))
+        .send_window(MAX_MESSAGE_LEN as u64 * u64::from(MAX_STREAMS))
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
+        .congestion_controller_factory(Arc::new(FixedWindow));
+    Ok(config)
+}
+
+/// Accepts connections until the endpoint is closed.
+async fn accept(shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    while let Some(incoming) = shared.quic.accept().await {
+        let refused = || shared.counters.refused.fetch_add(1, Relaxed);
+        if places.available_permits() < VALIDATE_BELOW
+            && incoming.may_retry()
+            && !incoming.remote_address_validated()
+        {
+            // Cannot fail: `may_retry` said so.
+            drop(incoming.retry());
+            continue;
+        }
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            refused();
+            incoming.refuse();
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let from = incoming.remote_address();
+            match timeout(HANDSHAKE_DEADLINE, accept_one(&shared, incoming)).await {
+                Ok(Ok((node, connection))) => session::run(&shared, &node, connection, || drop(place)).await,
+                Ok(Err(error)) => {
+                    shared.counters.refused.fetch_add(1, Relaxed);
+                    // Debug only: strangers must not be able to fill a log.
+                    tracing::debug!(%from, %error, "session refused");
+                }
+                Err(_) => {
+                    shared.counters.refused.fetch_add(1, Relaxed);
+                    tracing::debug!(%from, "handshake too slow");
+                }
+            }
+        });
+    }
+}
+
+/// Closes the connection when the attempt it belongs to is given up half way.
+struct CloseLate(Option<Connection>);
+
+impl CloseLate {
+    /// The attempt came to its end.
+    fn keep(mut self) -> Option<Connection> {
+        self.0.take()
+    }
+}
+
+impl Drop for CloseLate {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            close(&connection, code::LATE, "handshake not finished");
+        }
+    }
+}
+
+/// The accepting side of a handshake and greeting.
+async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(NodeName, Connection), AttemptError> {
+    let connection = incoming.accept()?.await?;
+    let guard = CloseLate(Some(connection.clone()));
+    let node = node_of_peer(&shared.roster, &connection).ok_or(AttemptError::Greeting)?;
+    let (mut reply, mut question) = connection.accept_bi().await?;
+    let bytes = question.read_to_end(MAX_HELLO_LEN).await.map_err(|_| greeting_failed(&connection))?;
+    judge(shared, &connection, &bytes, &node)?;
+    reply.write_all(&encode(&shared.hello)).await.map_err(|_| greeting_failed(&connection))?;
+    reply.finish().map_err(|_| greeting_failed(&connection))?;
+    guard.keep();
+    Ok((node, connection))
+}
+
+/// The dialling side.
+async fn dial(shared: &Shared, node: &NodeName, address: SocketAddr) -> Result<Connection, AttemptError> {
+    let key = shared.roster.key_of(node).expect("keep checked that the roster has the node");
+    let dial_failed = |text: String| AttemptError::Dial(text);
+    let tls = shared.tls.client(key).map_err(|e| dial_failed(e.to_string()))?;
+    let crypto = QuicClientConfig::try_from(tls).map_err(|e| dial_failed(e.to_string()))?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(shared.transport.clone());
+    // The name is for the library only: it is not sent, the verifier compares keys.
+    let connecting =
+        shared.quic.connect_with(config, address, "peer").map_err(|e| dial_failed(e.to_string()))?;
+    let connection = connecting.await?;
+    let guard = CloseLate(Some(connection.clone()));
+    let (mut question, mut reply) = connection.open_bi().await?;
+    question.write_all(&encode(&shared.hello)).await.map_err(|_| greeting_failed(&connection))?;
+    question.finish().map_err(|_| greeting_failed(&connection))?;
+    let bytes = reply.read_to_end(MAX_HELLO_LEN).await.map_err(|_| greeting_failed(&connection))?;
+    judge(shared, &connection, &bytes, node)?;
+    guard.keep();
+    Ok(connection)
+}
+
+fn judge(
+    shared: &Shared,
+    connection: &Connection,
+    bytes: &[u8],
+    node: &NodeName,
+) -> Result<(), AttemptError> {
+    shared.hello.judge(bytes, node).map(|_protocol| ()).map_err(|refusal| {
+        close(connection, refusal.code(), &refusal.to_string());
+        AttemptError::Refused(refusal)
+    })
+}
+
+/// What to say when the greeting's stream broke: the connection's end if it has one, it carries the peer's reason.
+fn greeting_failed(connection: &Connection) -> AttemptError {
+    connection.close_reason().map_or(AttemptError::Greeting, AttemptError::from)
+}
+
+/// Keeps a session with `node` up until aborted.
+async fn dial_for_ever(shared: Arc<Shared>, node: NodeName, address: SocketAddr) {
+    let random = SystemRandom::new();
+    let mut backoff = BACKOFF_MIN;
+    let mut told = String::new();
+    loop {
+        // A session may stand already when the address is changed.
+        if let Some(session) = shared.registry.get(&node) {
+            session.over().await;
+        }
+        let began = match timeout(HANDSHAKE_DEADLINE, dial(&shared, &node, address)).await {
+            Ok(Ok(connection)) => {
+                told.clear();
+                let began = Instant::now();
+                session::run(&shared, &node, connection, || ()).await;
+                Some(began)
+            }
+            failed => {
+                let error = match failed {
+                    Ok(Err(error)) => error,
+                    Ok(Ok(_)) | Err(_) => AttemptError::Late,
+                };
+                let text = printable(error.to_string().as_bytes());
+                if text != told {
+                    tracing::warn!(node = %node, %address, error = text, "no session yet, trying on");
+                    told = text;
+                }
+                None
+            }
+        };
+        if began.is_some_and(|began| began.elapsed() >= STABLE_AFTER) {
+            backoff = BACKOFF_MIN;
+        }
+        tokio::time::sleep(jittered(backoff, &random)).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Half to all of `pause`, so that nodes that lost each other at once do not dial at once.
+fn jittered(pause: Duration, random: &SystemRandom) -> Duration {
+    let mut bytes = [0; 2];
+    // Without randomness the longest pause is as good.
+    let share = random.fill(&mut bytes).map_or(u16::MAX, |()| u16::from_le_bytes(bytes));
+    pause / 2 + pause.mul_f64(f64::from(share) / f64::from(u16::MAX) / 2.0)
+}
