@@ -1,1 +1,40 @@
-//! Placeholder until its first commit.
+//! Builds, describes and verifies bootable images.
+//!
+//! [`build`] turns the device programs, a Debian kernel package and a root tree into a disk image: loader, two
+//! slots with their environments, a rescue system and a file system for state (`docs/formats/image.md`). It needs
+//! neither root nor loop devices nor mounts, and equal inputs give equal bytes. [`describe`] and [`verify_ours`]
+//! look at a finished image.
+//!
+//! Not here: signing, and writing slots of a running node.
+
+pub mod bgenv;
+mod build;
+mod cpio;
+pub mod deb;
+pub mod digest;
+mod disk;
+mod error;
+pub mod gpt;
+mod host;
+mod inspect;
+mod manifest;
+mod modules;
+mod options;
+mod packages;
+#[cfg(test)]
+mod testdir;
+mod tree;
+pub mod uki;
+
+pub use build::{PROGRAMS, build};
+pub use disk::PARTITIONS;
+pub use error::{BuildError, InspectError, one_line};
+pub use inspect::{BootFile, Description, describe, extract, verify_ours};
+pub use manifest::Manifest;
+pub use options::{
+    BuildOptions, Built, ExtraFile, Flavour, Format, Progress, Quiet, Source, Watchdog, default_cache,
+};
+pub use packages::{Cache, Chosen};
+
+/// Name of the product in files.
+const PRODUCT: &str = "evenkeel";

@@ -1,1 +1,165 @@
-fn main() {}
+//! `image`: builds images and describes them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use image::{BuildError, BuildOptions, Built, Flavour, Format, Watchdog};
+
+#[derive(Parser)]
+#[command(name = "image", about = "Builds, describes and verifies Evenkeel images")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build a disk image; nothing is done when it is there and nothing changed
+    Build(Box<Build>),
+    /// Describe a disk image: partitions, environments, boot files
+    Show { file: PathBuf },
+    /// Say whether a disk image is an Evenkeel image
+    Verify { file: PathBuf },
+}
+
+#[derive(Args)]
+struct Build {
+    /// Folder with the static device programs init, netd, provisiond, keel
+    #[arg(long, value_name = "DIR", default_value = "target/x86_64-unknown-linux-gnu/device")]
+    programs: PathBuf,
+    /// The image to write; its manifest is put beside it
+    #[arg(long, value_name = "FILE", default_value = "target/evenkeel.img")]
+    out: PathBuf,
+    /// Kernel: cloud (virtual machines) or generic (hardware)
+    #[arg(long, default_value = "cloud")]
+    flavour: Flavour,
+    /// Watchdog driver, or none [default: i6300esb for cloud]
+    #[arg(long, value_name = "KIND")]
+    watchdog: Option<Watchdog>,
+    /// Seconds from the loader until init has taken the watchdog over
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    watchdog_timeout: u16,
+    /// Tree copied over the root; may be repeated, later ones win
+    #[arg(long, value_name = "DIR")]
+    overlay: Vec<PathBuf>,
+    /// Base root tree [default: image/root of the sources]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// One more kernel module to load; may be repeated
+    #[arg(long, value_name = "NAME")]
+    module: Vec<String>,
+    /// Appended to the kernel command line
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    cmdline: String,
+    /// Size of the disk, e.g. 1G, 512M
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    disk_size: u64,
+    /// raw or qcow2
+    #[arg(long, default_value = "raw")]
+    format: Format,
+    /// Also write FILE.vmlinuz and FILE.initramfs
+    #[arg(long)]
+    boot_files: bool,
+    /// Download cache [default: $EVENKEEL_CACHE or ~/.cache/evenkeel/packages]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Take the kernel from the cache only
+    #[arg(long, conflicts_with = "refresh")]
+    offline: bool,
+    /// Ask apt for the current kernel although the cache has one
+    #[arg(long)]
+    refresh: bool,
+}
+
+impl Build {
+    fn options(self) -> BuildOptions {
+        let defaults = BuildOptions::new(self.programs, self.out);
+        BuildOptions {
+            flavour: self.flavour,
+            watchdog: self.watchdog.unwrap_or_default(),
+            watchdog_timeout: self.watchdog_timeout,
+            overlays: self.overlay,
+            root: self.root.unwrap_or(defaults.root),
+            modules: self.module,
+            extra_cmdline: self.cmdline,
+            disk_size: self.disk_size,
+            format: self.format,
+            boot_files: self.boot_files,
+            cache: self.cache.unwrap_or(defaults.cache),
+            offline: self.offline,
+            refresh: self.refresh,
+            ..defaults
+        }
+    }
+}
+
+/// `512M`, `1G`, or bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a number with K, M or G".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+fn report(built: &Built) {
+    if built.fresh {
+        println!("{}", built.image.display());
+    } else {
+        println!("{} is up to date", built.image.display());
+    }
+    for (name, size) in &built.parts {
+        println!("  {name:<10} {size:>10} bytes");
+    }
+    println!("  key        {}", &built.key[..16.min(built.key.len())]);
+}
+
+fn build(build: Build) -> Result<(), BuildError> {
+    let mut progress = |what: &str| eprintln!("image: {what}");
+    report(&image::build(&build.options(), &mut progress)?);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Build(options) => build(*options).map_err(|e| image::one_line(&e)),
+        Command::Show { file } => {
+            image::describe(&file).map(|d| print!("{d}")).map_err(|e| image::one_line(&e))
+        }
+        Command::Verify { file } => image::verify_ours(&file)
+            .map(|()| println!("{} is an Evenkeel image", file.display()))
+            .map_err(|e| image::one_line(&e)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            eprintln!("image: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("1G", 1 << 30), ("512M", 512 << 20), ("64k", 65536), ("4096", 4096)] {
+            assert_eq!(parse_size(text).unwrap(), bytes);
+        }
+        for text in ["", "G", "1.5G", "-1", "99999999999G"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,103 @@
+//! Which modules an image carries, by flavour.
+//!
+//! Early modules are in the initramfs: without them there is no watchdog and no root. The others are in the root.
+//! Not here on purpose: `bonding` makes an interface `bond0` as soon as it is loaded.
+
+use super::Want;
+use crate::options::Flavour;
+
+/// Without these no root: the root is a squashfs file in the initramfs.
+const EARLY: &[&str] = &["loop", "squashfs"];
+
+/// Disks, wanted by the slot system for STATE and by the rescue system for everything.
+const CLOUD_DISKS: &[&str] = &["virtio_blk"];
+const GENERIC_DISKS: &[&str] = &["ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "nvme", "ahci", "sd_mod"];
+
+/// What the rescue system needs to mend environments and slots.
+const REPAIR: &[&str] = &["fat", "vfat", "nls_cp437", "nls_ascii"];
+
+const ROOT: &[&str] = &[
+    "failover",
+    "net_failover",
+    "virtio_net", // ports of a virtual machine
+    "virtio_rng",
+    "virtio_console",
+    "button", // the power key
+    "efivarfs",
+    "fat",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii", // environments and slots
+    "inet_diag",
+    "tcp_diag", // closing the connections of an address that moved
+    "nfnetlink",
+    "nf_tables",
+    "efi_pstore", // a panic's last words
+    "8021q",
+];
+
+/// Ports and keyboards of real machines. Optional: the list spans kernels.
+const GENERIC_ROOT: &[&str] = &[
+    "e1000",
+    "e1000e",
+    "igb",
+    "igc",
+    "ixgbe",
+    "i40e",
+    "ice",
+    "r8169",
+    "tg3",
+    "bnxt_en",
+    "mlx5_core",
+    "vmxnet3",
+    "xhci_pci",
+    "ehci_pci",
+    "usbhid",
+    "hid_generic",
+];
+
+fn all(names: &[&str], make: fn(&str) -> Want) -> Vec<Want> {
+    names.iter().copied().map(make).collect()
+}
+
+/// Modules of the initramfs. The watchdog comes first: the loader has started it, and it counts.
+pub(crate) fn early_names(flavour: Flavour, watchdog: Option<&str>) -> Vec<Want> {
+    let mut wanted: Vec<Want> = watchdog.map(Want::must).into_iter().collect();
+    wanted.extend(all(EARLY, Want::must));
+    wanted.extend(match flavour {
+        Flavour::Cloud => all(CLOUD_DISKS, Want::must),
+        Flavour::Generic => all(GENERIC_DISKS, Want::must),
+    });
+    wanted
+}
+
+/// Modules of the rescue system: the early ones and what repairs need.
+pub(crate) fn rescue_names(flavour: Flavour, watchdog: Option<&str>) -> Vec<Want> {
+    let mut wanted = early_names(flavour, watchdog);
+    wanted.extend(all(REPAIR, Want::must));
+    wanted
+}
+
+/// Modules of the root; those that are early already are left out of its list.
+pub(crate) fn root_names(flavour: Flavour, more: &[String]) -> Vec<Want> {
+    let mut wanted = all(ROOT, Want::must);
+    if flavour == Flavour::Generic {
+        wanted.extend(all(GENERIC_ROOT, Want::may));
+    }
+    wanted.extend(more.iter().map(|name| Want::must(name)));
+    wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_loaded_first() {
+        assert_eq!(early_names(Flavour::Cloud, Some("i6300esb"))[0], Want::must("i6300esb"));
+        assert_eq!(early_names(Flavour::Cloud, None)[0], Want::must("loop"));
+        assert!(rescue_names(Flavour::Generic, None).contains(&Want::must("vfat")));
+        assert!(root_names(Flavour::Cloud, &["bridge".into()]).contains(&Want::must("bridge")));
+        assert!(!root_names(Flavour::Cloud, &[]).contains(&Want::may("e1000e")));
+    }
+}
