@@ -33,6 +33,8 @@ pub struct NetdPart {
     pub key: KeySeed,
     /// Everybody's public keys.
     pub roster: Roster,
+    /// Which boot of the node this is; rises with every boot. netd's lives are told apart by it without a wall clock.
+    pub boot: u64,
 }
 
 impl Message for NetdPart {
@@ -61,7 +63,7 @@ mod tests {
             nodes: BTreeMap::new(),
             vips: BTreeMap::new(),
         };
-        let part = NetdPart { node: "a1".into(), cluster, key: KeySeed([0xab; 32]), roster };
+        let part = NetdPart { node: "a1".into(), cluster, key: KeySeed([0xab; 32]), roster, boot: 7 };
         assert_eq!(decode::<NetdPart>(&encode(&part)), Ok(part.clone()));
         let shown = format!("{part:?}");
         assert!(!shown.contains("171") && !shown.to_lowercase().contains("abab"), "{shown}");
