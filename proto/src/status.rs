@@ -6,6 +6,7 @@
 //!         holds   VIPs that are on this node's ports now          (vip, port, epoch)
 //!         claims  VIPs this node is about to take                 (vip, port, epoch)
 //!         epochs  VIPs whose highest epoch nobody heard holds any more
+//!         refused ports whose kernel lately refused a VIP's address         (vip, port)
 //!         seen    how far this node has heard each peer: a claimant reads here who knows of its claim
 //! ```
 //! The message is the beat: hearing it is what keeps a node alive in the eyes of its peers. It is sent whole every
@@ -36,7 +37,8 @@ pub const NODES_MAX: usize = 64;
 /// use proto::{envelope, status::{Participation, Status}};
 /// let status = Status {
 ///     node: "a1".into(), incarnation: 7, sequence: 1, participation: Participation::Starting,
-///     ports: vec![], holds: vec![], claims: vec![], epochs: vec![], seen: vec![],
+///     ports: vec![], holds: vec![], claims: vec![], epochs: vec![], refused: vec![],
+///     seen: vec![],
 /// };
 /// let bytes = envelope::encode(&status);
 /// assert_eq!(envelope::decode::<Status>(&bytes), Ok(status));
@@ -64,6 +66,9 @@ pub struct Status {
     /// Epochs higher than those of all holders the sender hears; empty in a settled group.
     #[serde(deserialize_with = "bounded::<_, _, VIPS_MAX>")]
     pub epochs: Vec<VipEpoch>,
+    /// Ports of the sender that are no place for a VIP, for the time being.
+    #[serde(deserialize_with = "bounded::<_, _, VIPS_MAX>")]
+    pub refused: Vec<Refusal>,
     /// One entry for each peer the sender takes for alive.
     #[serde(deserialize_with = "bounded::<_, _, NODES_MAX>")]
     pub seen: Vec<Seen>,
@@ -117,8 +122,6 @@ pub enum PortReason {
     Carrier,
     /// It has carrier again, but lost it so recently or often that it must first keep it for a while.
     Flapping,
-    /// The kernel refused an address on it.
-    Refused,
 }
 
 impl fmt::Display for PortReason {
@@ -127,7 +130,6 @@ impl fmt::Display for PortReason {
             PortReason::Missing => "missing",
             PortReason::Carrier => "no carrier",
             PortReason::Flapping => "flapping",
-            PortReason::Refused => "kernel refused an address",
         })
     }
 }
@@ -156,6 +158,17 @@ pub struct VipEpoch {
     pub epoch: u64,
 }
 
+/// A VIP whose address the kernel lately refused on a port of the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The VIP.
+    #[serde(deserialize_with = "name")]
+    pub vip: VipName,
+    /// The sender's port.
+    #[serde(deserialize_with = "name")]
+    pub port: PortName,
+}
+
 /// How far the sender has heard a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -173,16 +186,17 @@ const NAME_LEN: usize = NAME_MAX + 1;
 const NUMBER_LEN: usize = 10;
 
 impl Message for Status {
-    const KIND: u16 = 0x0100;
+    const KIND: u16 = crate::envelope::kind::STATUS;
     const VERSION: u16 = 1;
     /// Every list full of longest names. A settled group of a dozen VIPs takes about 200 bytes.
     const MAX_LEN: usize = NAME_LEN
         + 2 * NUMBER_LEN
         + 1
-        + 5 * 2 // list lengths
+        + 6 * 2 // list lengths
         + PORTS_MAX * (NAME_LEN + 1 + NUMBER_LEN)
         + 2 * VIPS_MAX * (2 * NAME_LEN + NUMBER_LEN)
         + VIPS_MAX * (NAME_LEN + NUMBER_LEN)
+        + VIPS_MAX * 2 * NAME_LEN
         + NODES_MAX * (NAME_LEN + 2 * NUMBER_LEN);
 }
 
@@ -265,18 +279,20 @@ mod tests {
             holds: vec![Holding { vip: "web".into(), port: "p1".into(), epoch: 2 }],
             claims: vec![Holding { vip: "db".into(), port: "p1".into(), epoch: 1 }],
             epochs: vec![VipEpoch { vip: "db".into(), epoch: 9 }],
+            refused: vec![Refusal { vip: "db".into(), port: "p2".into() }],
             seen: vec![Seen { node: "b1".into(), incarnation: 4, sequence: 6 }],
         }
     }
 
     /// These bytes are what release 1 writes; they are never edited, a change of layout raises the version.
     const GOLDEN: &[u8] = &[
-        0x00, 0x01, 1, 0, 47, 0, 0, 0, // kind, version, length
+        0x00, 0x01, 1, 0, 54, 0, 0, 0, // kind, version, length
         2, b'a', b'1', 0xac, 0x02, 5, 1, // node, incarnation, sequence, participation
         2, 2, b'p', b'1', 0, 0xe8, 0x07, 2, b'p', b'2', 1, 1, // ports
         1, 3, b'w', b'e', b'b', 2, b'p', b'1', 2, // holds
         1, 2, b'd', b'b', 2, b'p', b'1', 1, // claims
         1, 2, b'd', b'b', 9, // epochs
+        1, 2, b'd', b'b', 2, b'p', b'2', // refused
         1, 2, b'b', b'1', 4, 6, // seen
     ];
 
@@ -305,6 +321,7 @@ mod tests {
             holds: vec![holding.clone(); VIPS_MAX],
             claims: vec![holding; VIPS_MAX],
             epochs: vec![VipEpoch { vip: long.as_str().into(), epoch: u64::MAX }; VIPS_MAX],
+            refused: vec![Refusal { vip: long.as_str().into(), port: long.as_str().into() }; VIPS_MAX],
             seen: vec![
                 Seen { node: long.as_str().into(), incarnation: u64::MAX, sequence: u64::MAX };
                 NODES_MAX
@@ -330,6 +347,7 @@ mod tests {
         assert!(refused(|s| s.holds = vec![s.holds[0].clone(); VIPS_MAX + 1]), "holds");
         assert!(refused(|s| s.claims = vec![s.claims[0].clone(); VIPS_MAX + 1]), "claims");
         assert!(refused(|s| s.epochs = vec![s.epochs[0].clone(); VIPS_MAX + 1]), "epochs");
+        assert!(refused(|s| s.refused = vec![s.refused[0].clone(); VIPS_MAX + 1]), "refused");
         assert!(refused(|s| s.seen = vec![s.seen[0].clone(); NODES_MAX + 1]), "seen");
     }
 

@@ -23,8 +23,8 @@ pub enum Event {
     VipDropped { vip: VipName, port: PortName, epoch: u64, cause: DropCause, held_for: Duration },
     /// This node has moved a VIP from one of its ports to another.
     VipMoved { vip: VipName, from: PortName, to: PortName, epoch: u64, cause: MoveCause, held_for: Duration },
-    /// Somebody else claims an address that this node holds and keeps.
-    VipConflict { vip: VipName, port: PortName, with: Rival, times: u64 },
+    /// Somebody else claims an address that this node holds and keeps; told at most three times a lease.
+    VipConflict { vip: VipName, port: PortName, with: Rival },
     /// This node would take a VIP but must wait.
     VipWaiting { vip: VipName, port: PortName, cause: Hindrance, retry_in: Duration },
     /// A VIP has no holder and no port that may carry it.
@@ -78,6 +78,8 @@ pub enum DropCause {
 pub enum MoveCause {
     /// The port it was on went out.
     PortOut { reason: PortReason },
+    /// The kernel refused the address on the port it was on.
+    Refused,
     /// Its home port is ready for it.
     Failback,
 }

@@ -1,11 +1,16 @@
 //! The core's state as rows for people: what `keel show` prints. Reading it changes nothing.
 
+use crate::decide::Context;
 use crate::event::Hindrance;
+use crate::failover::Failover;
 use crate::io::Mac;
+use crate::placement::{Unplaceable, View, plan, successor};
+use crate::vips::{Record, Role};
 use core::time::Duration;
-use proto::cluster::VipName;
-use proto::cluster::{GroupName, NetworkName, NodeName, PortId};
+use proto::cluster::{GroupName, NetworkName, NodeName, PortId, VipName};
 use proto::status::{Participation, PortState};
+use proto::time::Time;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// All rows at one instant. Durations reach back (or, where said, ahead) from that instant.
@@ -136,4 +141,134 @@ pub struct Ignored {
     pub entries: u64,
     /// Inputs of the own shell that name no own port or no VIP.
     pub inputs: u64,
+}
+
+impl Snapshot {
+    pub(crate) fn of(core: &Failover, now: Time) -> Snapshot {
+        let cx = core.context(now);
+        let view = core.vips.view(&cx);
+        // VIPs this node is busy with have their port; the others are placed as the decision pass would.
+        let planned = plan(view.clone(), &core.vips.unheld(&cx));
+        let rows = Rows { cx: &cx, view, planned };
+        let vips: Vec<VipRow> = core.vips.records.values().filter_map(|record| rows.vip(record)).collect();
+        Snapshot {
+            node: core.scope.me.clone(),
+            group: core.scope.group.clone(),
+            incarnation: core.incarnation,
+            participation: core.phase.participation(),
+            ready_in: core.phase.deadline().map(|until| until - now),
+            ports: rows.ports(&vips),
+            vips,
+            peers: rows.peers(),
+            ignored: core.ignored,
+        }
+    }
+}
+
+/// What rows are made from.
+struct Rows<'a> {
+    cx: &'a Context<'a>,
+    view: View<'a>,
+    planned: BTreeMap<VipName, Result<PortId, Unplaceable>>,
+}
+
+impl Rows<'_> {
+    fn vip(&self, record: &Record) -> Option<VipRow> {
+        let Context { now, scope, .. } = *self.cx;
+        let facts = scope.vips.get(&record.name)?;
+        let own = record.port().map(|port| scope.own(port));
+        let heard = |places: &crate::peers::ByRight<'_>| {
+            let (node, place) = *places.get(&record.name)?.first()?;
+            Some((PortId { node: node.clone(), port: place.port.clone() }, place.epoch))
+        };
+        let mut since = record.since;
+        let (state, holder) = match &record.role {
+            Role::Holding { epoch, .. } => (VipState::Held, own.clone().map(|port| (port, *epoch))),
+            Role::Probing { .. } => (VipState::Probing, None),
+            Role::Claiming { epoch, told, .. } => {
+                let unseen_by = match told {
+                    Some(told) => {
+                        self.cx.peers.unaware_of(self.cx.incarnation, told.sequence).cloned().collect()
+                    }
+                    None => self.cx.peers.alive().map(|(name, _)| name.clone()).collect(),
+                };
+                (VipState::Claiming { unseen_by }, own.clone().map(|port| (port, *epoch)))
+            }
+            Role::Rechecking { epoch, .. } => (VipState::Probing, own.clone().map(|port| (port, *epoch))),
+            Role::Waiting { cause, until, .. } => {
+                (VipState::Waiting { cause: *cause, retry_in: *until - now }, None)
+            }
+            Role::Backup => {
+                let holder = heard(&self.cx.held);
+                since = match &record.unserved {
+                    Some((since, _)) => *since,
+                    None => record.held_since,
+                };
+                match holder {
+                    Some(holder) => (VipState::Held, Some(holder)),
+                    None => (VipState::Unheld, heard(&self.cx.claimed)),
+                }
+            }
+        };
+        let next = match (&state, &holder) {
+            (VipState::Held, Some((port, _))) => successor(&self.view, &record.name, port),
+            (_, Some((port, _))) => Ok(port.clone()),
+            (_, None) => match (own, self.planned.get(&record.name)) {
+                (Some(port), _) => Ok(port),
+                (None, Some(place)) => place.clone(),
+                (None, None) => Err(Unplaceable::NoOperativePort),
+            },
+        };
+        let epoch = holder.as_ref().map_or(record.top_epoch, |(_, epoch)| *epoch);
+        let conflict = record.conflict.map(|c| Conflict { mac: c.mac, ago: now - c.at, times: c.times });
+        Some(VipRow {
+            vip: record.name.clone(),
+            address: facts.address,
+            network: facts.network.clone(),
+            home: facts.home.clone(),
+            state,
+            holder: holder.map(|(port, _)| port),
+            epoch,
+            since: now - since,
+            next: next.map_err(|why| why.describe(scope, &record.name)),
+            conflict,
+        })
+    }
+
+    fn ports(&self, vips: &[VipRow]) -> Vec<PortRow> {
+        let Context { now, scope, .. } = *self.cx;
+        let mut rows = Vec::new();
+        for (node, facts) in scope.file.group_members(&scope.group) {
+            for (port, port_facts) in &facts.ports {
+                let id = PortId { node: node.clone(), port: port.clone() };
+                let state = if *node == scope.me {
+                    self.cx.ports.state(now, port)
+                } else {
+                    let peer = self.cx.peers.get(node).filter(|peer| peer.alive);
+                    peer.and_then(|peer| peer.said.ports.get(port).copied())
+                };
+                let on_it = |row: &&VipRow| row.state == VipState::Held && row.holder.as_ref() == Some(&id);
+                let vips = vips.iter().filter(on_it).count();
+                rows.push(PortRow { port: id, network: port_facts.network.clone(), state, vips });
+            }
+        }
+        rows
+    }
+
+    fn peers(&self) -> Vec<PeerRow> {
+        let row = |(node, peer): (&NodeName, &crate::peers::Peer)| PeerRow {
+            node: node.clone(),
+            liveness: match (peer.heard, peer.alive, peer.suspect) {
+                (None, ..) => Liveness::Unheard,
+                (Some(_), false, _) => Liveness::Down,
+                (Some(_), true, true) => Liveness::Suspect,
+                (Some(_), true, false) => Liveness::Alive,
+            },
+            heard: peer.heard.map(|heard| self.cx.now - heard),
+            incarnation: peer.incarnation,
+            participation: peer.said.participation,
+            hears_us: peer.said.seen_me.is_some(),
+        };
+        self.cx.peers.all().map(row).collect()
+    }
 }
