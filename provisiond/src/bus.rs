@@ -1,0 +1,43 @@
+//! What `org.evenkeel.Provision1` shows, put together from what the driver has found.
+
+use crate::config::{Configuration, hex, public_key};
+use crate::personality::Source;
+use bus::provision1::{ProvisionState, StateRow};
+use proto::personality::Personality;
+use proto::record::NodeRecord;
+
+/// Everything known at the moment; what is not known shows as empty.
+#[derive(Default)]
+pub(crate) struct View<'a> {
+    pub(crate) personality: Option<(Source, &'a Personality)>,
+    pub(crate) configuration: Option<&'a Configuration>,
+    pub(crate) record: Option<&'a NodeRecord>,
+    pub(crate) boot_id: &'a str,
+    pub(crate) version: &'a str,
+    /// Why the node cannot serve or remember, one reason per line.
+    pub(crate) errors: &'a [String],
+}
+
+impl View<'_> {
+    /// The row clients read.
+    pub(crate) fn state(&self) -> ProvisionState {
+        let cluster = self.configuration.map(|c| &c.cluster);
+        let node = self.configuration.and_then(|c| c.cluster.nodes.get(&c.node));
+        let personality = self.personality.map(|(_, p)| p);
+        let row = StateRow {
+            node: personality.map(|p| p.node.to_string()).unwrap_or_default(),
+            cluster: cluster.map(|c| c.cluster.clone()).unwrap_or_default(),
+            group: node.map(|n| n.group.to_string()).unwrap_or_default(),
+            pair: node.and_then(|n| n.pair.as_ref()).map(|p| p.to_string()).unwrap_or_default(),
+            public_key: personality.map(|p| hex(&public_key(p))).unwrap_or_default(),
+            config_digest: self.configuration.map(|c| hex(&c.digest)).unwrap_or_default(),
+            boot_count: self.record.map(|r| r.boot_count).unwrap_or_default(),
+            boot_id: self.boot_id.to_owned(),
+            previous_boot_id: self.record.map(|r| r.previous_boot_id.clone()).unwrap_or_default(),
+            personality_source: self.personality.map(|(s, _)| s.name().to_owned()).unwrap_or_default(),
+            version: self.version.to_owned(),
+            error: self.errors.join("\n"),
+        };
+        ProvisionState { row }
+    }
+}
