@@ -1,1 +1,78 @@
-fn main() {}
+//! PID 1 of Evenkeel: boot, services, watchdog, shutdown. One thread, one poll loop.
+//!
+//! Pure, driven by arguments: [`cmdline`], [`disk`], [`ring`], [`shutdown`], [`supervisor`], [`unit`]. The rest
+//! touches the kernel and decides nothing that could be decided there.
+//!
+//! It owns the processes, the watchdog and `reboot(2)`; it owns no address and knows no configuration of the
+//! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests.
+
+mod attempt;
+mod boot;
+mod cgroup;
+mod clock;
+mod cmdline;
+mod control;
+mod disk;
+mod host;
+mod keeper;
+mod klog;
+mod machine;
+mod manager;
+mod modules;
+mod mounts;
+mod output;
+mod power_button;
+mod rescue;
+mod ring;
+mod root;
+mod serve;
+mod shutdown;
+mod spawn;
+mod state;
+mod supervisor;
+mod sys;
+mod unit;
+mod watchdog;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use shutdown::End;
+
+/// Exit code of the container mode when a reboot was asked for.
+const EXIT_REBOOT: u8 = 10;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        let record = format!("<2>init: internal error: {info}\n");
+        // The kernel's log survives in pstore; standard error is where the container mode is read.
+        let _ = std::fs::write("/dev/kmsg", &record);
+        eprint!("{record}");
+    }));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_none_or(|a| a != "--container") {
+        // The kernel passes words of its command line that it does not know as arguments: they are not looked at.
+        if std::process::id() == 1 {
+            boot::run();
+        }
+        eprintln!(
+            "init is started by the kernel as process 1; for tests: init --container --services DIR --run DIR"
+        );
+        return ExitCode::from(2);
+    }
+    let options: BTreeMap<&str, PathBuf> = arguments
+        .get(1..)
+        .unwrap_or_default()
+        .chunks_exact(2)
+        .filter_map(|pair| Some((pair.first()?.as_str(), PathBuf::from(pair.last()?))))
+        .collect();
+    let (Some(services), Some(run)) = (options.get("--services"), options.get("--run")) else {
+        eprintln!("usage: init --container --services DIR --run DIR [--logs DIR]");
+        return ExitCode::from(2);
+    };
+    match boot::run_container(services, run, options.get("--logs").map(PathBuf::as_path)) {
+        End::PowerOff => ExitCode::SUCCESS,
+        End::Reboot => ExitCode::from(EXIT_REBOOT),
+    }
+}

@@ -1,0 +1,204 @@
+//! From the initramfs to running services.
+//!
+//! ```text
+//! kernel file systems -> early modules -> watchdog -> [rescue asked for?] -> root -> other modules -> /run, /tmp,
+//! cgroup2 -> STATE -> loopback -> services
+//! ```
+//! Two steps are essential, the root and STATE: when one fails the rescue prompt offers to try it again. All others
+//! say what failed and the boot goes on, because a machine that is half up can be looked at.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::cgroup::Cgroups;
+use crate::cmdline::Cmdline;
+use crate::control::Server;
+use crate::host::Host;
+use crate::keeper::Keeper;
+use crate::manager::{Manager, load_services};
+use crate::power_button::PowerButtons;
+use crate::rescue::{self, Leave, Reason};
+use crate::supervisor::Supervisor;
+use crate::watchdog::{TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
+use crate::{clock, machine, modules, mounts, root, spawn, state, sys};
+
+/// Runtime directory of the product.
+const RUN: &str = "/run/evenkeel";
+/// Service files.
+const SERVICES: &str = "/etc/evenkeel/services";
+/// Kernel settings of the appliance.
+const SETTINGS: [(&str, &str); 3] = [
+    // A kernel panic restarts the machine, so that the loader can turn to the other slot.
+    ("/proc/sys/kernel/panic", "10"),
+    ("/proc/sys/kernel/panic_on_oops", "1"),
+    // From the serial line (break): sync, remount read-only, restart; nothing that shows or changes memory.
+    ("/proc/sys/kernel/sysrq", "176"),
+];
+
+/// Boots the machine and runs it until it ends.
+pub(crate) fn run() -> ! {
+    let mut host = Host::new();
+    mounts::early(&mut host);
+    host.log.open_kmsg();
+    quiet_stdio(&mut host);
+    let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    modules::load(&mut host, Path::new("/boot/modules.list"), Path::new("/boot/modules"));
+    take_watchdog(&mut host, &cmdline);
+    settings(&mut host);
+    if cmdline.has("evenkeel.rescue") {
+        let leave = rescue::prompt(&mut host, &Reason::Asked);
+        host = unless_ended(host, leave);
+    }
+    let (mut host, ()) = essential(host, "mounting the root", root::mount_image);
+    if let Err(error) = root::switch(&mut host) {
+        // Mounts are half moved: only a restart leads out of here.
+        let reason = Reason::Failed { step: "switching to the root", error: &error };
+        while rescue::prompt(&mut host, &reason) == Leave::Retry {}
+        machine::end(host, crate::shutdown::End::Reboot);
+    }
+    modules::load(&mut host, Path::new("/etc/evenkeel/modules.list"), Path::new("/"));
+    if host.watchdog.is_none() {
+        take_watchdog(&mut host, &cmdline);
+    }
+    mounts::late(&mut host);
+    let state_step = match cmdline.value("evenkeel.state") {
+        Some("memory") => state::in_memory,
+        _ => state::bring_up,
+    };
+    let (mut host, state_device) = essential(host, "mounting STATE", state_step);
+    if let Err(error) = sys::loopback_up() {
+        host.log.error(format_args!("cannot set lo up: {}", sys::errno_text(&error)));
+    }
+    let run = Path::new(RUN);
+    if let Err(error) = mounts::run_directories(run) {
+        host.log.error(format_args!("cannot make {RUN}: {}", sys::errno_text(&error)));
+    }
+    let (cgroups, made) = Cgroups::new(Path::new("/sys/fs/cgroup"));
+    if let Err(error) = made {
+        host.log.error(format_args!("services have no control groups: {}", sys::errno_text(&error)));
+    }
+    let log_directory = Path::new(state::MOUNT_POINT).join("log");
+    let (host, end) = services(host, run, Path::new(SERVICES), Some(&log_directory), |manager| {
+        manager.cgroups = cgroups;
+        manager.buttons = PowerButtons::open();
+        manager.state_device = Some(state_device);
+        manager.machine = true;
+    })
+    .run();
+    machine::end(host, end)
+}
+
+/// Runs services only, as a child of somebody else: no mounts, no modules, no watchdog, and the end is an exit.
+pub(crate) fn run_container(services_dir: &Path, run: &Path, logs: Option<&Path>) -> crate::shutdown::End {
+    let mut host = Host::new();
+    host.log.open_stderr();
+    if let Err(error) = sys::become_subreaper() {
+        host.log.warn(format_args!("orphans go elsewhere: {}", sys::errno_text(&error)));
+    }
+    if let Err(error) = mounts::run_directories(run) {
+        host.log.error(format_args!("cannot make {}: {}", run.display(), sys::errno_text(&error)));
+    }
+    services(host, run, services_dir, logs, |_| {}).run().1
+}
+
+/// A manager for the services of `directory`, with `fill` for what only the machine has.
+fn services(
+    mut host: Host,
+    run: &Path,
+    directory: &Path,
+    logs: Option<&Path>,
+    fill: impl FnOnce(&mut Manager),
+) -> Manager {
+    let path = run.join("init.sock");
+    let control = match Server::listen(&path) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            let path = path.display();
+            host.log.error(format_args!("no control socket: {path}: {}", sys::errno_text(&error)));
+            None
+        }
+    };
+    let (units, refused) = load_services(directory);
+    host.log.info(format_args!("{} services, {} refused", units.len(), refused.len()));
+    let mut manager = Manager {
+        host,
+        supervisor: Supervisor::new(clock::now(), units),
+        refused,
+        cgroups: Cgroups::none(),
+        control,
+        keeper: logs.map(Keeper::start),
+        buttons: PowerButtons::default(),
+        state_device: None,
+        machine: false,
+        captures: BTreeMap::new(),
+        processes: BTreeMap::new(),
+        shutdown: None,
+    };
+    fill(&mut manager);
+    manager
+}
+
+/// Does `step` until it succeeds or somebody at the rescue prompt ends the machine.
+fn essential<T>(mut host: Host, name: &str, step: impl Fn(&mut Host) -> Result<T, String>) -> (Host, T) {
+    loop {
+        match step(&mut host) {
+            Ok(value) => return (host, value),
+            Err(error) => {
+                let leave = rescue::prompt(&mut host, &Reason::Failed { step: name, error: &error });
+                host = unless_ended(host, leave);
+            }
+        }
+    }
+}
+
+fn unless_ended(host: Host, leave: Leave) -> Host {
+    match leave {
+        Leave::Retry => host,
+        Leave::End(end) => machine::end(host, end),
+    }
+}
+
+/// Nothing init or a library prints may block on a console that nobody reads.
+fn quiet_stdio(host: &mut Host) {
+    let done = spawn::dev_null().and_then(|null| sys::replace_stdio(null.as_fd()));
+    if let Err(error) = done {
+        host.log.warn(format_args!("standard streams stay on the console: {}", sys::errno_text(&error)));
+    }
+}
+
+fn settings(host: &mut Host) {
+    for (path, value) in SETTINGS {
+        if let Err(error) = fs::write(path, value) {
+            host.log.warn(format_args!("{path}: {}", sys::errno_text(&error)));
+        }
+    }
+    // Ctrl-Alt-Del becomes SIGINT to PID 1 instead of a reset without a sync.
+    if let Err(errno) = nix::sys::reboot::set_cad_enabled(false) {
+        host.log.warn(format_args!("Ctrl-Alt-Del resets at once: {}", errno.desc()));
+    }
+}
+
+fn take_watchdog(host: &mut Host, cmdline: &Cmdline) {
+    let asked = cmdline.value("evenkeel.watchdog");
+    let seconds = asked.and_then(|v| v.parse().ok()).filter(|s| TIMEOUT_RANGE_S.contains(s));
+    if let (Some(value), None) = (asked, seconds) {
+        host.log.warn(format_args!(
+            "evenkeel.watchdog={value} is not a number from {} to {}; using {TIMEOUT_DEFAULT_S}",
+            TIMEOUT_RANGE_S.start(),
+            TIMEOUT_RANGE_S.end()
+        ));
+    }
+    match Watchdog::open(clock::now(), seconds.unwrap_or(TIMEOUT_DEFAULT_S)) {
+        Ok(watchdog) => {
+            let i = watchdog.info();
+            host.log.info(format_args!(
+                "watchdog: {}, {} s, boot status {}",
+                i.identity, i.timeout_s, i.boot_status
+            ));
+            host.watchdog = Some(watchdog);
+        }
+        Err(error) => host.log.warn(format_args!("no watchdog: {}", sys::errno_text(&error))),
+    }
+}

@@ -1,0 +1,72 @@
+//! What services write: one pipe per service for its whole life, held by init at both ends.
+//!
+//! Because init keeps a write end too, the pipe never breaks: what a crashing service wrote last is still in it, and
+//! its successor writes to the same one. Lines go to a ring in memory and, batched, to the log keeper.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{pipe2, read};
+use proto::control::LogLine;
+
+use crate::clock;
+use crate::ring::{Ring, Splitter};
+use crate::spawn::nonblocking;
+
+/// Bytes read from one service before others get their turn: a full pipe.
+const DRAIN_MAX: usize = 64 * 1024;
+
+/// The output of one service.
+pub(crate) struct Capture {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    splitter: Splitter,
+    pub(crate) ring: Ring,
+}
+
+impl Capture {
+    /// A pipe and an empty ring.
+    pub(crate) fn new() -> io::Result<Capture> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        nonblocking(&reader)?;
+        Ok(Capture { reader, writer, splitter: Splitter::default(), ring: Ring::default() })
+    }
+
+    /// The end services write to.
+    pub(crate) fn writer(&self) -> &OwnedFd {
+        &self.writer
+    }
+
+    /// The end to poll.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+
+    /// Takes what is in the pipe, [`DRAIN_MAX`] bytes at most, and returns the new lines. With `last`, the writer
+    /// is gone and an unfinished line counts as one.
+    pub(crate) fn drain(&mut self, last: bool) -> Vec<LogLine> {
+        let mut lines = Vec::new();
+        let at_ms = clock::now_ms();
+        let mut buffer = [0; 4096];
+        let mut taken = 0;
+        while taken < DRAIN_MAX {
+            match read(self.reader.as_fd(), &mut buffer) {
+                Ok(n) if n > 0 => {
+                    taken += n;
+                    let bytes = buffer.get(..n).unwrap_or_default();
+                    self.splitter.feed(bytes, |text| lines.push(LogLine { at_ms, text }));
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                _ => break,
+            }
+        }
+        if last {
+            self.splitter.flush(|text| lines.push(LogLine { at_ms, text }));
+        }
+        for line in &lines {
+            self.ring.push(line.clone());
+        }
+        lines
+    }
+}

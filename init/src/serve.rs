@@ -1,0 +1,153 @@
+//! Answers to the control socket's requests.
+
+use std::fs;
+
+use nix::unistd::{gethostname, sethostname};
+use proto::control::{
+    DETAIL_MAX, HOSTNAME_MAX, LOG_LINES_MAX, MemoryInfo, RELEASE_MAX, Reply, Request, ServiceRow,
+    ServiceState, SystemInfo,
+};
+
+use crate::manager::Manager;
+use crate::ring::cut;
+use crate::shutdown::End;
+use crate::{clock, state};
+
+/// The image's description.
+const RELEASE_FILE: &str = "/etc/evenkeel/release";
+
+impl Manager {
+    /// Answers the next request of client `id`. The answer goes out before what was asked for begins.
+    pub(crate) fn serve(&mut self, id: u64) {
+        let request = self.control.as_mut().and_then(|server| server.receive(clock::now(), id));
+        let Some(request) = request else { return };
+        let mut orders = Vec::new();
+        let mut end = None;
+        let answer = match request {
+            Request::Services => Ok(Reply::Services(self.rows())),
+            Request::Log { service, lines } => self.log(service.as_deref(), lines),
+            Request::Reboot => self.may_end().map(|()| {
+                end = Some(End::Reboot);
+                Reply::Accepted
+            }),
+            Request::PowerOff => self.may_end().map(|()| {
+                end = Some(End::PowerOff);
+                Reply::Accepted
+            }),
+            Request::Restart { service } => {
+                self.supervisor.restart(clock::now(), &service, &mut orders).map(|()| {
+                    self.host.log.info(format_args!("{service}: restart asked for on the control socket"));
+                    Reply::Accepted
+                })
+            }
+            Request::SetHostname { name } => self.set_hostname(&name),
+            Request::System => Ok(Reply::System(self.system())),
+        };
+        let reply = answer.unwrap_or_else(|mut reason| {
+            cut(&mut reason, DETAIL_MAX);
+            Reply::Refused { reason }
+        });
+        if let Some(server) = &mut self.control {
+            server.reply(id, &reply);
+        }
+        self.perform(orders);
+        if let Some(end) = end {
+            self.begin_shutdown(end, "the control socket");
+        }
+    }
+
+    fn rows(&self) -> Vec<ServiceRow> {
+        let mut rows = self.supervisor.rows(clock::now());
+        rows.extend(self.refused.iter().map(|refusal| ServiceRow {
+            name: refusal.name.clone(),
+            state: ServiceState::Refused,
+            detail: refusal.to_string(),
+            pid: None,
+            restarts: 0,
+            since_s: clock::now_ms() / 1000,
+            last_exit: None,
+        }));
+        for row in &mut rows {
+            cut(&mut row.name, proto::control::SERVICE_NAME_MAX);
+            cut(&mut row.detail, DETAIL_MAX);
+        }
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        rows
+    }
+
+    fn log(&self, service: Option<&str>, lines: u16) -> Result<Reply, String> {
+        let count = usize::from(lines.min(LOG_LINES_MAX));
+        let Some(name) = service else { return Ok(Reply::Log(self.host.log.ring.last(count))) };
+        match (self.captures.get(name), self.supervisor.unit(name)) {
+            (_, Some(unit)) if unit.tty.is_some() => {
+                Err(format!("{name} has a terminal of its own; its output is not kept"))
+            }
+            (Some(capture), _) => Ok(Reply::Log(capture.ring.last(count))),
+            (None, Some(_)) => Ok(Reply::Log(Vec::new())),
+            (None, None) => Err(format!("there is no service {name:?}")),
+        }
+    }
+
+    fn may_end(&self) -> Result<(), String> {
+        match self.shutdown {
+            Some(_) => Err("the system is going down already".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    fn set_hostname(&mut self, name: &str) -> Result<Reply, String> {
+        let legal = (1..=HOSTNAME_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if !legal {
+            return Err(format!(
+                "a host name has 1 to {HOSTNAME_MAX} letters, digits and '-', not '-' at an end; found {name:?}"
+            ));
+        }
+        sethostname(name).map_err(|e| format!("cannot set the host name: {}", e.desc()))?;
+        self.host.log.info(format_args!("host name: {name}"));
+        Ok(Reply::Accepted)
+    }
+
+    fn system(&self) -> SystemInfo {
+        let word = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let mut release = fs::read_to_string(RELEASE_FILE).unwrap_or_default();
+        cut(&mut release, RELEASE_MAX);
+        SystemInfo {
+            uptime_ms: clock::now_ms(),
+            boot_id: word("/proc/sys/kernel/random/boot_id"),
+            hostname: gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            kernel: word("/proc/sys/kernel/osrelease"),
+            release,
+            watchdog: self.host.watchdog.as_ref().map(|w| w.info().clone()),
+            state: self.state_device.as_deref().and_then(state::info),
+            memory: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        }
+    }
+}
+
+/// Reads `/proc/meminfo`; what is missing counts as zero.
+fn memory(meminfo: &str) -> MemoryInfo {
+    let bytes = |key: &str| {
+        let line = meminfo.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    MemoryInfo {
+        total_bytes: bytes("MemTotal").unwrap_or(0),
+        available_bytes: bytes("MemAvailable").unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_read_in_bytes() {
+        let text = "MemTotal:         237456 kB\nMemFree:  5 kB\nMemAvailable:     200000 kB\n";
+        assert_eq!(memory(text), MemoryInfo { total_bytes: 237_456 << 10, available_bytes: 200_000 << 10 });
+        assert_eq!(memory("MemTotal: x kB"), MemoryInfo::default());
+    }
+}

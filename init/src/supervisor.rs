@@ -1,0 +1,453 @@
+//! The life of every service: order, readiness, restarts, stopping. Pure: time and events in, orders out.
+//!
+//! ```text
+//! Waiting --dependencies allow--> Starting --executed or notified--> Ready
+//!    ^                               |  \                              |
+//!    |                 ready_timeout |   \ ended                       | ended
+//!    |                               v    \                            |
+//!    |           operator's restart, |     \                           |
+//!    |           shutdown -----> Stopping --+--> restart policy <------+
+//!    |                               |             |         |
+//!    |  shutdown: Stopped <----------+             v         v
+//!    +------------------ delay passed --------- Backoff   Finished
+//! ```
+//! - *Dependencies* order the first start only. `requires`: the other is ready (or finished with code 0). `after`:
+//!   the other is ready or has failed to become so, itself or through what it requires. Once a service has been
+//!   ready, its restarts wait for nobody: netd must come back although provisiond is broken.
+//! - *Restarts* come at once, then after 50 ms, doubling to 10 s; 10 s of readiness forget the past. They are never
+//!   given up.
+//! - *Stopping everything* goes against the order: a service is asked to stop when all that come after it are gone.
+//!
+//! It does not limit the shutdown as a whole (see `shutdown`), nor does it know processes beyond their number.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::control::{LastExit, ServiceRow, ServiceState};
+use proto::time::Time;
+
+use crate::unit::{Readiness, Restart, Unit};
+
+/// The second restart's delay; the first comes at once.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// The longest delay: a technician who watches sees the next attempt.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Readiness of this length forgets earlier failures.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// What happened to one service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Its process exists.
+    Spawned { pid: u32 },
+    /// There is no process; `why` names the step. `jitter` as for [`Input::Exited`].
+    SpawnFailed { why: String, jitter: u16 },
+    /// The process runs the program.
+    Executed,
+    /// The process could not run the program and will end.
+    ExecFailed { why: String },
+    /// It told readiness.
+    Notified,
+    /// Its main process is gone. `jitter` is random and lengthens a back-off by up to a quarter.
+    Exited { how: LastExit, jitter: u16 },
+}
+
+/// What the shell must do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Start the process; answer with `Spawned` or `SpawnFailed`.
+    Spawn(String),
+    /// Send the stop signal.
+    Terminate(String),
+    /// Kill the process and all its descendants.
+    Kill(String),
+    /// Tell the log.
+    Note { name: String, bad: bool, text: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    /// `deadline`: when to call the start failed.
+    Starting {
+        deadline: Time,
+    },
+    Ready,
+    /// `deadline`: when to kill.
+    Stopping {
+        deadline: Time,
+        killed: bool,
+        next: Next,
+    },
+    /// `until`: when to start again.
+    Backoff {
+        until: Time,
+    },
+    Finished,
+    Stopped,
+}
+
+/// What follows a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// An operator's restart: at once.
+    Restart,
+    /// The restart policy, as after a failure.
+    Policy,
+    /// Nothing: the system goes down.
+    Rest,
+}
+
+struct Service {
+    unit: Unit,
+    state: State,
+    since: Time,
+    pid: Option<u32>,
+    /// Processes asked for so far.
+    starts: u32,
+    /// Ends since the last stable readiness; the back-off's exponent.
+    failures: u32,
+    /// A first start has failed: `after` no longer waits for it.
+    attempted: bool,
+    /// Dependencies are behind it.
+    was_ready: bool,
+    /// Why the program of the running process could not be executed.
+    not_executed: Option<String>,
+    last_exit: Option<LastExit>,
+}
+
+/// All accepted services.
+pub(crate) struct Supervisor {
+    services: BTreeMap<String, Service>,
+    going_down: bool,
+}
+
+impl Supervisor {
+    /// Every unit waits; [`Supervisor::start`] sets them going. References must be free of cycles (`unit::check`).
+    pub(crate) fn new(now: Time, units: Vec<Unit>) -> Supervisor {
+        let service = |unit: Unit| Service {
+            unit,
+            state: State::Waiting,
+            since: now,
+            pid: None,
+            starts: 0,
+            failures: 0,
+            attempted: false,
+            was_ready: false,
+            not_executed: None,
+            last_exit: None,
+        };
+        let services = units.into_iter().map(|u| (u.name.clone(), service(u))).collect();
+        Supervisor { services, going_down: false }
+    }
+
+    /// Starts what waits for nobody.
+    pub(crate) fn start(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.advance(now, out);
+    }
+
+    /// The unit of a service, to run it.
+    pub(crate) fn unit(&self, name: &str) -> Option<&Unit> {
+        self.services.get(name).map(|s| &s.unit)
+    }
+
+    /// Takes what happened to the service `name`. An event that does not fit its state changes nothing.
+    pub(crate) fn handle(&mut self, now: Time, name: &str, input: Input, out: &mut Vec<Output>) {
+        let going_down = self.going_down;
+        let Some(s) = self.services.get_mut(name) else { return };
+        match input {
+            Input::Spawned { pid } => s.pid = Some(pid),
+            Input::SpawnFailed { why, jitter } => {
+                s.ended(now, LastExit::NotStarted(why), jitter, going_down, out);
+            }
+            Input::Executed if s.unit.ready == Readiness::Exec => s.becomes_ready(now, out),
+            Input::Executed => {}
+            Input::ExecFailed { why } => s.not_executed = Some(why),
+            Input::Notified if s.unit.ready == Readiness::Notify => s.becomes_ready(now, out),
+            Input::Notified => {}
+            Input::Exited { how, jitter } => {
+                let how = s.not_executed.take().map_or(how, LastExit::NotStarted);
+                s.ended(now, how, jitter, going_down, out);
+            }
+        }
+        self.advance(now, out);
+    }
+
+    /// Stops a service and starts it again at once, forgetting its back-off.
+    ///
+    /// # Errors
+    /// The reason in the operator's words; nothing has changed then.
+    pub(crate) fn restart(&mut self, now: Time, name: &str, out: &mut Vec<Output>) -> Result<(), String> {
+        if self.going_down {
+            return Err("the system is going down".to_owned());
+        }
+        let waits_for = self.waits_for(name);
+        let Some(s) = self.services.get_mut(name) else {
+            return Err(format!("there is no service {name:?}"));
+        };
+        match &mut s.state {
+            State::Waiting => return Err(format!("{name} has not been started yet: it {waits_for}")),
+            State::Starting { .. } | State::Ready => s.stop(now, Next::Restart, out),
+            State::Stopping { next, .. } => *next = Next::Restart,
+            State::Backoff { .. } | State::Finished | State::Stopped => s.enter(now, State::Waiting),
+        }
+        s.failures = 0;
+        self.advance(now, out);
+        Ok(())
+    }
+
+    /// Stops everything, what comes last first. Nothing is started any more.
+    pub(crate) fn stop_all(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.going_down = true;
+        for s in self.services.values_mut() {
+            match &mut s.state {
+                State::Waiting | State::Backoff { .. } | State::Finished => s.enter(now, State::Stopped),
+                State::Stopping { next, .. } => *next = Next::Rest,
+                State::Starting { .. } | State::Ready | State::Stopped => {}
+            }
+        }
+        self.advance(now, out);
+    }
+
+    /// Whether [`Supervisor::stop_all`] has done its work.
+    pub(crate) fn all_stopped(&self) -> bool {
+        self.going_down && self.services.values().all(|s| s.state == State::Stopped)
+    }
+
+    /// Names of the services whose process is still there.
+    pub(crate) fn running(&self) -> Vec<String> {
+        self.services.values().filter(|s| s.pid.is_some()).map(|s| s.unit.name.clone()).collect()
+    }
+
+    /// Does what is due at `now`.
+    pub(crate) fn handle_timeout(&mut self, now: Time, out: &mut Vec<Output>) {
+        for s in self.services.values_mut() {
+            match &mut s.state {
+                State::Starting { deadline } if *deadline <= now => {
+                    s.attempted = true;
+                    let text = format!("not ready after {} s, stopping it", s.unit.ready_timeout.as_secs());
+                    out.push(s.note(true, text));
+                    s.stop(now, Next::Policy, out);
+                }
+                State::Stopping { deadline, killed, .. } if *deadline <= now => {
+                    // A process in an uninterruptible wait survives its kill: said once, repeated quietly.
+                    let first = !std::mem::replace(killed, true);
+                    *deadline = now + s.unit.stop_timeout;
+                    if first {
+                        let text = format!(
+                            "still there {} s after its stop signal, killing it",
+                            s.unit.stop_timeout.as_secs()
+                        );
+                        out.push(s.note(true, text));
+                    }
+                    out.push(Output::Kill(s.unit.name.clone()));
+                }
+                State::Backoff { until } if *until <= now => s.enter(now, State::Waiting),
+                _ => {}
+            }
+        }
+        self.advance(now, out);
+    }
+
+    /// When [`Supervisor::handle_timeout`] is due next.
+    pub(crate) fn next_wakeup(&self) -> Option<Time> {
+        self.services.values().filter_map(Service::deadline).min()
+    }
+
+    /// A row per service, in name order.
+    pub(crate) fn rows(&self, now: Time) -> Vec<ServiceRow> {
+        self.services.values().map(|s| self.row(now, s)).collect()
+    }
+
+    fn row(&self, now: Time, s: &Service) -> ServiceRow {
+        let (state, detail) = match &s.state {
+            State::Waiting => (ServiceState::Waiting, self.waits_for(&s.unit.name)),
+            State::Starting { deadline } => {
+                (ServiceState::Starting, format!("has {} s left to become ready", left_s(*deadline, now)))
+            }
+            State::Ready => (ServiceState::Ready, String::new()),
+            State::Stopping { deadline, killed, .. } => {
+                let what = if *killed { "killed, still there; again" } else { "killed" };
+                (ServiceState::Stopping, format!("{what} in {} s", left_s(*deadline, now)))
+            }
+            State::Backoff { until } => {
+                (ServiceState::Backoff, format!("starts again in {} s", left_s(*until, now)))
+            }
+            State::Finished => (ServiceState::Finished, "its restart policy leaves it ended".to_owned()),
+            State::Stopped => (ServiceState::Stopped, String::new()),
+        };
+        ServiceRow {
+            name: s.unit.name.clone(),
+            state,
+            detail,
+            pid: s.pid,
+            restarts: s.starts.saturating_sub(1),
+            since_s: now.since(s.since).as_secs(),
+            last_exit: s.last_exit.clone(),
+        }
+    }
+
+    /// Starts and stops what the present states allow, until nothing more follows.
+    fn advance(&mut self, now: Time, out: &mut Vec<Output>) {
+        // Each round moves one service one state onwards, and no state is entered twice without an input.
+        while let Some(name) = self.next_move() {
+            let Some(s) = self.services.get_mut(&name) else { return };
+            if self.going_down {
+                s.stop(now, Next::Rest, out);
+            } else {
+                s.starts = s.starts.saturating_add(1);
+                let deadline = now + s.unit.ready_timeout;
+                s.enter(now, State::Starting { deadline });
+                out.push(Output::Spawn(name));
+            }
+        }
+    }
+
+    /// A service that may be started, or when everything goes down, one that may be stopped.
+    fn next_move(&self) -> Option<String> {
+        let may_move = |s: &&Service| match (&s.state, self.going_down) {
+            (State::Waiting, false) => s.was_ready || self.blockers(s).next().is_none(),
+            (State::Starting { .. } | State::Ready, true) => self.dependants_gone(&s.unit.name),
+            _ => false,
+        };
+        self.services.values().find(may_move).map(|s| s.unit.name.clone())
+    }
+
+    /// What keeps `s` from its first start.
+    fn blockers<'a>(&'a self, s: &'a Service) -> impl Iterator<Item = &'a str> {
+        let required =
+            s.unit.requires.iter().filter(|r| !self.services.get(*r).is_some_and(Service::satisfied));
+        let ordered = s.unit.after.iter().filter(|a| !self.settled(a));
+        required.chain(ordered).map(String::as_str)
+    }
+
+    /// Whether nothing more is to be expected of `name` for those that come after it.
+    fn settled(&self, name: &str) -> bool {
+        let Some(s) = self.services.get(name) else { return true };
+        match s.state {
+            State::Waiting if !s.attempted => s
+                .unit
+                .requires
+                .iter()
+                .any(|r| self.settled(r) && !self.services.get(r).is_some_and(Service::satisfied)),
+            State::Starting { .. } => s.attempted,
+            _ => true,
+        }
+    }
+
+    fn dependants_gone(&self, name: &str) -> bool {
+        let depends = |s: &Service| s.unit.after.iter().chain(&s.unit.requires).any(|n| n == name);
+        self.services.values().filter(|s| depends(s)).all(|s| s.state == State::Stopped)
+    }
+
+    fn waits_for(&self, name: &str) -> String {
+        let Some(s) = self.services.get(name) else { return String::new() };
+        let names: Vec<_> = self.blockers(s).collect();
+        format!("waits for {}", names.join(", "))
+    }
+}
+
+impl Service {
+    fn enter(&mut self, now: Time, state: State) {
+        self.state = state;
+        self.since = now;
+    }
+
+    fn note(&self, bad: bool, text: String) -> Output {
+        Output::Note { name: self.unit.name.clone(), bad, text }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Starting { deadline } | State::Stopping { deadline, .. } => Some(deadline),
+            State::Backoff { until } => Some(until),
+            State::Waiting | State::Ready | State::Finished | State::Stopped => None,
+        }
+    }
+
+    /// Whether those that require it may start.
+    fn satisfied(&self) -> bool {
+        self.state == State::Ready
+            || (self.state == State::Finished && self.last_exit == Some(LastExit::Code(0)))
+    }
+
+    fn becomes_ready(&mut self, now: Time, out: &mut Vec<Output>) {
+        if matches!(self.state, State::Starting { .. }) {
+            let after = now.since(self.since).as_millis();
+            self.enter(now, State::Ready);
+            self.was_ready = true;
+            out.push(self.note(false, format!("ready after {after} ms")));
+        }
+    }
+
+    /// Asks the process to stop. Without a process there is nothing to wait for.
+    fn stop(&mut self, now: Time, next: Next, out: &mut Vec<Output>) {
+        if self.pid.is_none() {
+            self.enter(now, if next == Next::Rest { State::Stopped } else { State::Waiting });
+            return;
+        }
+        let deadline = now + self.unit.stop_timeout;
+        self.enter(now, State::Stopping { deadline, killed: false, next });
+        out.push(Output::Terminate(self.unit.name.clone()));
+    }
+
+    fn ended(&mut self, now: Time, how: LastExit, jitter: u16, going_down: bool, out: &mut Vec<Output>) {
+        self.pid = None;
+        self.not_executed = None;
+        let next = match self.state {
+            _ if going_down => Next::Rest,
+            State::Starting { .. } => {
+                self.attempted = true;
+                Next::Policy
+            }
+            State::Ready => {
+                if now.since(self.since) >= STABLE {
+                    self.failures = 0;
+                }
+                Next::Policy
+            }
+            State::Stopping { next, .. } => next,
+            // No process was known: a stray event.
+            State::Waiting | State::Backoff { .. } | State::Finished | State::Stopped => return,
+        };
+        let wanted = match self.unit.restart {
+            Restart::Always => true,
+            Restart::OnFailure => how != LastExit::Code(0),
+            Restart::Never => false,
+        };
+        let asked = matches!(self.state, State::Stopping { .. }) && next != Next::Policy;
+        let (state, what) = match next {
+            Next::Rest => (State::Stopped, "stopped".to_owned()),
+            Next::Restart => (State::Waiting, "starting again as asked".to_owned()),
+            Next::Policy if !wanted => (State::Finished, "not started again".to_owned()),
+            Next::Policy => {
+                let delay = backoff(self.failures, jitter);
+                self.failures = self.failures.saturating_add(1);
+                if delay.is_zero() {
+                    (State::Waiting, "starting again at once".to_owned())
+                } else {
+                    (
+                        State::Backoff { until: now + delay },
+                        format!("starting again in {} ms", delay.as_millis()),
+                    )
+                }
+            }
+        };
+        let bad = !asked && how != LastExit::Code(0);
+        out.push(self.note(bad, format!("ended ({how}), {what}")));
+        self.last_exit = Some(how);
+        self.enter(now, state);
+    }
+}
+
+/// The delay before restart number `failures` (from 0) of a series, up to a quarter longer by `jitter`.
+fn backoff(failures: u32, jitter: u16) -> Duration {
+    let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
+    let base = BACKOFF_FIRST.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX);
+    base + base * u32::from(jitter) / (4 * 65536)
+}
+
+/// Whole seconds until `deadline`, rounded up.
+fn left_s(deadline: Time, now: Time) -> u64 {
+    deadline.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
+}
