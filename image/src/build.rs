@@ -96,10 +96,10 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     };
     let work = WorkDir::beside(&options.out)?;
     let raw = work.0.join("disk");
-    disk::write(&raw, &work.0, &table, &contents)?;
+    disk::write(&raw, &options.out, &work.0, &table, &contents)?;
     let finished = match options.format {
         Format::Raw => raw,
-        Format::Qcow2 => to_qcow2(&raw, &work.0.join("disk.qcow2"), contents.needed())?,
+        Format::Qcow2 => to_qcow2(&raw, &work.0.join("disk.qcow2"), &options.out, contents.needed())?,
     };
     if options.boot_files {
         work.publish_bytes(&kernel.vmlinuz, &paths.vmlinuz)?;
@@ -391,10 +391,10 @@ fn boot_file(
     .map_err(|detail| BuildError::Stub { stub: options.stub.clone(), detail })
 }
 
-fn to_qcow2(raw: &Path, out: &Path, need: u64) -> Result<PathBuf, BuildError> {
+fn to_qcow2(raw: &Path, out: &Path, target: &Path, need: u64) -> Result<PathBuf, BuildError> {
     let mut command = QEMU_IMG.command();
     command.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(out);
-    QEMU_IMG.run(&mut command, "convert the disk", out, need)?;
+    QEMU_IMG.run(&mut command, "convert the disk", target, need)?;
     Ok(out.to_owned())
 }
 
@@ -413,8 +413,8 @@ impl WorkDir {
         };
         fs::create_dir_all(parent).map_err(|e| BuildError::io("create", parent, 0, e))?;
         let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let path = parent.join(format!(".{name}.{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path); // of a build of that process id that was killed
+        let path = parent.join(format!(".{name}.{}", host::unique()));
+        let _ = fs::remove_dir_all(&path); // of a build with that process id that was killed
         fs::create_dir(&path).map_err(|e| BuildError::io("create", &path, 0, e))?;
         Ok(Self(path))
     }

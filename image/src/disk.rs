@@ -111,20 +111,22 @@ fn kind_of(name: &str) -> Guid {
     }
 }
 
-/// Writes a disk image to `path` (a temporary name; the caller renames it). `scratch` is an empty folder.
+/// Writes a disk image to `path`, a temporary name that the caller renames to `target` (which is what messages name).
+/// `scratch` is an empty folder.
 pub(crate) fn write(
     path: &Path,
+    target: &Path,
     scratch: &Path,
     table: &Table,
     contents: &Contents<'_>,
 ) -> Result<(), BuildError> {
     let need = contents.needed();
-    let failed = |e| BuildError::io("write", path, need, e);
+    let failed = |e| BuildError::io("write", target, need, e);
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     file.set_len(table.size).map_err(failed)?;
     table.write(&mut file).map_err(failed)?;
 
-    let disk = Disk { path, scratch, time: contents.time, need };
+    let disk = Disk { path, target, scratch, time: contents.time, need };
     let part = |name: &str| table.partition(name).expect("the layout has every partition");
     disk.fat(part("ESP"), &[(REMOVABLE_PATH, contents.loader), ("STARTUP.NSH", STARTUP_NSH.as_bytes())])?;
     let a = Environment::committed("SLOT-A", contents.watchdog_s, 1).encode();
@@ -164,6 +166,7 @@ fn fat_shape(size: u64) -> (u32, u64) {
 
 struct Disk<'a> {
     path: &'a Path,
+    target: &'a Path,
     scratch: &'a Path,
     time: u32,
     need: u64,
@@ -184,7 +187,7 @@ impl Disk<'_> {
             .arg(format!("--offset={}", partition.start / gpt::SECTOR))
             .arg(self.path)
             .arg((partition.size / 1024).to_string());
-        MKFS_FAT.run(&mut mkfs, &format!("make the file system of {name}"), self.path, self.need)?;
+        MKFS_FAT.run(&mut mkfs, &format!("make the file system of {name}"), self.target, self.need)?;
 
         let inside = format!("{}@@{}", self.path.display(), partition.start);
         for (path, bytes) in files {
@@ -193,13 +196,13 @@ impl Disk<'_> {
                 let mut mmd = MMD.command();
                 mmd.env("SOURCE_DATE_EPOCH", self.time.to_string());
                 mmd.args(["-i", &inside]).arg(format!("::/{}", &path[..at]));
-                MMD.run(&mut mmd, &doing, self.path, self.need)?;
+                MMD.run(&mut mmd, &doing, self.target, self.need)?;
             }
             let host = self.stage(path, bytes)?;
             let mut mcopy = MCOPY.command();
             mcopy.env("SOURCE_DATE_EPOCH", self.time.to_string());
             mcopy.args(["-m", "-i", &inside]).arg(&host).arg(format!("::/{path}"));
-            MCOPY.run(&mut mcopy, &doing, self.path, self.need)?;
+            MCOPY.run(&mut mcopy, &doing, self.target, self.need)?;
             fs::remove_file(&host).map_err(|e| BuildError::io("remove", &host, 0, e))?;
         }
         Ok(())
@@ -211,7 +214,7 @@ impl Disk<'_> {
         let time = UNIX_EPOCH + Duration::from_secs(u64::from(self.time));
         File::create(&host)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.set_modified(time)))
-            .map_err(|e| BuildError::io("write", &host, self.need, e))?;
+            .map_err(|e| BuildError::io("write", self.target, self.need, e))?;
         Ok(host)
     }
 
@@ -233,7 +236,7 @@ impl Disk<'_> {
             .args(["-J", "size=4", "-E", &options])
             .arg(self.path)
             .arg((STATE_FS / EXT4_BLOCK).to_string());
-        MKE2FS.run(&mut mke2fs, "make the file system of STATE", self.path, self.need)?;
+        MKE2FS.run(&mut mke2fs, "make the file system of STATE", self.target, self.need)?;
         Ok(())
     }
 }

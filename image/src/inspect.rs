@@ -9,7 +9,7 @@ use crate::bgenv::{self, Environment};
 use crate::disk::{PARTITIONS, REMOVABLE_PATH, SLOT_FILE, disk_id};
 use crate::error::{BuildError, InspectError};
 use crate::gpt::{Partition, Table, TableError};
-use crate::host::{MCOPY, QEMU_IMG};
+use crate::host::{self, MCOPY, QEMU_IMG};
 use crate::uki;
 
 const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
@@ -103,7 +103,8 @@ impl Raw {
         if !whole || magic != QCOW2_MAGIC {
             return Ok(Self { path: path.to_owned(), temporary: None });
         }
-        let dir = temporary_dir().map_err(io)?;
+        let dir = std::env::temp_dir().join(format!("evenkeel-show-{}", host::unique()));
+        fs::create_dir(&dir).map_err(|source| InspectError::Io { path: dir.clone(), source })?;
         let raw = Self { path: dir.join("disk"), temporary: Some(dir) };
         let mut command = QEMU_IMG.command();
         command.args(["convert", "-f", "qcow2", "-O", "raw"]).arg(path).arg(&raw.path);
@@ -136,18 +137,6 @@ impl Drop for Raw {
             let _ = fs::remove_dir_all(dir);
         }
     }
-}
-
-/// A new folder that only we can write to.
-fn temporary_dir() -> std::io::Result<PathBuf> {
-    for n in 0..100 {
-        let dir = std::env::temp_dir().join(format!("evenkeel-show-{}-{n}", std::process::id()));
-        match fs::create_dir(&dir) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            done => return done.map(|()| dir),
-        }
-    }
-    Err(std::io::Error::other("no free name for a temporary folder"))
 }
 
 /// Copies one partition's bytes out of a raw image, e.g. to check its file system.

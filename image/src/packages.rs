@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::error::BuildError;
-use crate::host::{APT_CACHE, APT_GET};
+use crate::host::{self, APT_CACHE, APT_GET};
 use crate::options::Flavour;
 
 /// What the cache holds for one flavour.
@@ -101,7 +101,7 @@ impl Cache<'_> {
     fn write_index(&self, index: &Index) -> Result<(), BuildError> {
         let text = toml::to_string(index).expect("an index of plain strings is valid TOML");
         let path = self.index_path();
-        let new = self.dir.join(format!(".index.{}", std::process::id()));
+        let new = self.dir.join(format!(".index.{}", host::unique()));
         fs::write(&new, &text)
             .and_then(|()| fs::rename(&new, &path))
             .map_err(|e| BuildError::io("write", &path, text.len() as u64, e))
@@ -159,8 +159,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(parent: &Path) -> Result<Self, BuildError> {
-        let path = parent.join(format!(".download.{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path); // of a build of that process id that was killed
+        let path = parent.join(format!(".download.{}", host::unique()));
+        let _ = fs::remove_dir_all(&path); // of a build with that process id that was killed
         fs::create_dir(&path).map_err(|e| BuildError::io("create", &path, 0, e))?;
         Ok(Self(path))
     }

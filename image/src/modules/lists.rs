@@ -11,7 +11,9 @@ const EARLY: &[&str] = &["loop", "squashfs"];
 
 /// Disks, wanted by the slot system for STATE and by the rescue system for everything.
 const CLOUD_DISKS: &[&str] = &["virtio_blk"];
-const GENERIC_DISKS: &[&str] = &["ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "nvme", "ahci", "sd_mod"];
+/// `crc32c_generic` first: ext4 and libcrc32c ask for the algorithm by an alias, which `depends` does not show.
+const GENERIC_DISKS: &[&str] =
+    &["crc32c_generic", "ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "nvme", "ahci", "sd_mod"];
 
 /// What the rescue system needs to mend environments and slots.
 const REPAIR: &[&str] = &["fat", "vfat", "nls_cp437", "nls_ascii"];

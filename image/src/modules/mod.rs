@@ -61,7 +61,8 @@ impl<'a> Catalogue<'a> {
         let builtin = self.kernel.builtin.iter().map(String::as_str);
         let mut names: Vec<String> =
             modules.chain(builtin).filter(|path| path.starts_with(kind)).map(name_of).collect();
-        names.retain(|name| name != "watchdog"); // the common part, no driver
+        // The common part and its policies are no drivers.
+        names.retain(|name| name != "watchdog" && !name.starts_with("pretimeout_"));
         names.sort();
         names
     }
