@@ -1,1 +1,45 @@
-//! Placeholder until its first commit.
+//! The lab: clusters of the built image in QEMU, without root, on a network whose every frame the lab carries.
+//!
+//! ```text
+//! cargo lab up ── prepare (packages, programs, image) ── supervisor ── Lab ──┬── Machine per node (thread, QEMU, QMP)
+//! tests/e2e ──────────────────────────────────────────────────────────┘      │     ├── Serial  console log, viewers
+//!                                                                            │     └── Agent   keel commands
+//!                                                                            └── net::Fabric   switch, probing host
+//! ```
+//! | module | subject |
+//! |---|---|
+//! | [`packages`], [`programs`], [`prepare`] | what has to be there before a node can boot |
+//! | [`cluster`], [`keys`], [`dir`] | the lab's wiring, its nodes' keys, its directory |
+//! | [`arguments`], [`accel`], [`qmp`], [`machine`] | one QEMU process: command line, accelerator, control, life |
+//! | [`serial`], [`agent`], [`events`] | what a node says and what one can ask it |
+//! | [`net`], [`wires`] | switch, faults, capture, probing host, TCP; the same by the cluster file's names |
+//! | [`lab`] | the test language: boot, unplug, freeze, cut the power, expect |
+//! | [`control`], [`supervisor`], [`up`], [`terminal`] | the same lab behind a UNIX socket, for the command line |
+//! | [`test_command`] | `cargo lab test`: stages with budgets |
+
+pub mod accel;
+pub mod agent;
+pub mod arguments;
+pub mod cluster;
+pub mod command;
+pub mod control;
+pub mod dir;
+pub mod error;
+pub mod events;
+pub mod keys;
+pub mod lab;
+pub mod machine;
+pub mod net;
+pub mod packages;
+pub mod prepare;
+pub mod programs;
+pub mod progress;
+pub mod qmp;
+pub mod serial;
+pub mod supervisor;
+mod sys;
+pub mod table;
+pub mod terminal;
+pub mod test_command;
+pub mod up;
+pub mod wires;

@@ -1,0 +1,99 @@
+//! What has to be there before a node can boot: packages, device programs, image, accelerator.
+
+use crate::accel::{self, Accel};
+use crate::error::LabError;
+use crate::packages::{self, ThisHost};
+use crate::programs;
+use crate::progress::Progress;
+use image::{BuildOptions, ExtraFile, Source};
+use std::path::{Path, PathBuf};
+
+/// Many machines start on few cores: the loader gives the system this long to take the watchdog over.
+const WATCHDOG_S: u16 = 120;
+
+/// Everything machines are started from.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The read-only disk under every node's overlay. Named by its contents: a later build does not touch it.
+    pub base: PathBuf,
+    /// How instructions are executed.
+    pub accel: Accel,
+}
+
+/// Where the lab keeps what it builds.
+pub fn build_dir() -> PathBuf {
+    programs::workspace().join("target/lab")
+}
+
+/// All steps. With `offline` nothing is fetched: packages are only looked for, crates and kernel come from caches.
+pub fn prepare(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, LabError> {
+    packages::ensure(&mut ThisHost, offline, progress)?;
+    build(offline, progress)
+}
+
+/// Programs, image and accelerator, on a host that has the packages.
+pub fn build(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, LabError> {
+    progress.begin("device programs");
+    let programs = programs::build(offline)?;
+    progress.end("built");
+
+    progress.begin("image");
+    let dir = build_dir();
+    std::fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
+    let options = image_options(&programs, &dir, offline);
+    let cache = options.cache.clone();
+    let built = image::build(&options, &mut |step: &str| progress.detail(step))
+        .map_err(|error| LabError::Refused(format!("image: {}", chain(&error))))?;
+    let base = keep_by_content(&built.image, &built.key)?;
+    progress.end(if built.fresh { "built" } else { "unchanged" });
+
+    progress.begin("accelerator");
+    let kernel = built.vmlinuz.as_deref().unwrap_or(Path::new("/nonexistent"));
+    let (accel, why) = accel::choose(kernel, &cache)?;
+    progress.end(&format!("{accel:?}: {why}"));
+    Ok(Prepared { base, accel })
+}
+
+fn image_options(programs: &Path, dir: &Path, offline: bool) -> BuildOptions {
+    let mut options = BuildOptions::new(programs, dir.join("image.raw"));
+    options.overlays = vec![programs::workspace().join("qemu/overlay")];
+    options.extra_files = vec![ExtraFile {
+        path: "/bin/demo-web".into(),
+        source: Source::Host(programs.join("demo-web")),
+        mode: 0o755,
+    }];
+    options.watchdog_timeout = WATCHDOG_S;
+    options.offline = offline;
+    options.boot_files = true; // the accelerator's probe starts the kernel without firmware
+    options
+}
+
+/// Links the image under a name of its own, so that running nodes keep the bytes they started with, and removes
+/// those of images that no lab's disks stand on any more.
+fn keep_by_content(image: &Path, key: &str) -> Result<PathBuf, LabError> {
+    let dir = build_dir();
+    let base = dir.join(format!("base-{}.raw", &key[..key.len().min(16)]));
+    if !base.exists() {
+        std::fs::hard_link(image, &base).map_err(LabError::io(format!("link {}", base.display())))?;
+    }
+    let used = crate::lab::bases_in_use(&crate::dir::default_root());
+    for entry in std::fs::read_dir(&dir).map_err(LabError::io(format!("read {}", dir.display())))?.flatten() {
+        let path = entry.path();
+        let is_base = entry.file_name().to_string_lossy().starts_with("base-");
+        if is_base && path != base && !used.contains(&path) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(base)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
