@@ -19,14 +19,8 @@ struct Lines;
 impl<S: Subscriber> Layer<S> for Lines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         // Libraries talk to their developers below warnings.
-        let most = if metadata.target().starts_with(env!("CARGO_PKG_NAME"))
-            || metadata.target().starts_with("provisiond")
-        {
-            Level::INFO
-        } else {
-            Level::WARN
-        };
-        *metadata.level() <= most
+        let own = ["provisiond", "bus"].contains(&metadata.target().split("::").next().unwrap_or_default());
+        *metadata.level() <= if own { Level::INFO } else { Level::WARN }
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
