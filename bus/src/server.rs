@@ -135,7 +135,7 @@ impl Server {
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
+                    Ok((stream, _)) if has_room(&mut clients) => {
                         clients.spawn(attend(stream, own, guid.clone(), interfaces.clone()));
                     }
                     Ok(_) => warn!("client refused: {MAX_CLIENTS} are connected to {}", self.path.display()),
@@ -148,6 +148,12 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether one more client fits, once those that have left are counted out.
+fn has_room(clients: &mut JoinSet<()>) -> bool {
+    while clients.try_join_next().is_some() {}
+    clients.len() < MAX_CLIENTS
 }
 
 impl Drop for Server {
@@ -184,7 +190,7 @@ fn authorised(peer: u32, own: u32) -> bool {
 }
 
 /// One client from its first byte to its last.
-async fn attend(mut stream: UnixStream, own: u32, guid: String, interfaces: Interfaces) {
+async fn attend(mut stream: UnixStream, own: u32, guid: String, mut interfaces: Interfaces) {
     let uid = match stream.peer_cred() {
         Ok(credentials) if authorised(credentials.uid(), own) => credentials.uid(),
         Ok(credentials) => return warn!("client with uid {} refused: only root may call", credentials.uid()),
@@ -194,6 +200,10 @@ async fn attend(mut stream: UnixStream, own: u32, guid: String, interfaces: Inte
         Ok(Ok(())) => {}
         Ok(Err(e)) => return debug!("client dropped: {e}"),
         Err(_) => return debug!("client dropped: no handshake within {HANDSHAKE_DEADLINE:?}"),
+    }
+    // Before the client can read anything: what changes after its first look must be told.
+    if let Some(net) = &mut interfaces.net {
+        net.mark_unchanged();
     }
     let mut builder = zbus::connection::Builder::authenticated_socket(
         wire::Guarded::new(stream, wire::CALL_MAX),
@@ -224,8 +234,6 @@ async fn attend(mut stream: UnixStream, own: u32, guid: String, interfaces: Inte
 /// Tells a client of changes until it fails to read one. Waits for ever when there is nothing to tell.
 async fn announce(connection: &zbus::Connection, net: Option<watch::Receiver<NetState>>) {
     let Some(mut net) = net else { return std::future::pending().await };
-    // What was there before the client came is no change to it.
-    net.mark_unchanged();
     let emitter = SignalEmitter::new(connection, net1::OBJECT).expect("the object's path is well formed");
     while net.changed().await.is_ok() {
         match timeout(SEND_DEADLINE, Net1::changed(&emitter)).await {
