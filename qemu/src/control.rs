@@ -144,6 +144,8 @@ pub struct NodeStatus {
     pub console: String,
     /// Starts in this lab.
     pub starts: u32,
+    /// Its QEMU process, when it runs.
+    pub pid: Option<u32>,
 }
 
 /// One VIP.

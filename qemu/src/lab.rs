@@ -400,7 +400,8 @@ impl Lab {
                 ports: plan.ports.iter().map(|p| port(&p.id.port.0)).collect(),
                 vips: held.map(|(name, _)| (*name).to_owned()).collect(),
                 console: self.path.join(&plan.name).join("con").display().to_string(),
-                starts: status.map(|s| s.starts).unwrap_or_default(),
+                starts: status.as_ref().map(|s| s.starts).unwrap_or_default(),
+                pid: status.and_then(|s| s.pid),
             }
         };
         LabStatus {

@@ -90,10 +90,7 @@ enum Command {
     },
     /// The process behind a running lab; started by `up`.
     #[command(hide = true)]
-    Supervise {
-        #[arg(long)]
-        fd: i32,
-    },
+    Supervise,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -173,7 +170,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Supervise { fd } => supervisor::run(fd)?,
+        Command::Supervise => supervisor::run()?,
     }
     Ok(ExitCode::SUCCESS)
 }

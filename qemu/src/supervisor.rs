@@ -1,7 +1,7 @@
 //! The process that owns a running lab: started by `up` in a session of its own, asked through [`crate::control`].
 //!
 //! ```text
-//! up ──fork──> supervise --fd N       N = the owner's connection, already open
+//! up ──fork──> supervise               its standard input is the owner's connection
 //!    ── start {spec} ──>              Lab::start; refused: error, exit
 //!    <── done ──
 //!                                     boot in the background; `control` accepts commands
@@ -17,9 +17,9 @@ use crate::sys;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use std::io::BufReader;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,14 +34,12 @@ const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Starts a supervisor; returns the owner's connection to it. Its messages go to `log`.
 pub fn spawn(log: std::fs::File) -> Result<UnixStream, LabError> {
-    use std::os::fd::AsRawFd;
     let (ours, theirs) = UnixStream::pair().map_err(LabError::io("make a socket pair"))?;
     let program = std::env::current_exe().map_err(LabError::io("find the lab's own program"))?;
     let mut command = Command::new(program);
-    command.arg("supervise").arg("--fd").arg(theirs.as_raw_fd().to_string());
     let log_too = log.try_clone().map_err(LabError::io("open the supervisor's log"))?;
-    command.stdin(Stdio::null()).stdout(log_too).stderr(log).current_dir("/");
-    sys::own_session(&mut command, vec![OwnedFd::from(theirs)]);
+    command.arg("supervise").stdin(OwnedFd::from(theirs)).stdout(log_too).stderr(log).current_dir("/");
+    sys::own_session(&mut command);
     // Never waited for: it is a process of its own, and init's child once we end.
     command.spawn().map_err(LabError::io("start the supervisor"))?;
     Ok(ours)
@@ -55,10 +53,10 @@ struct Shared {
     stop: Sender<()>,
 }
 
-/// The supervisor's whole life. `fd` is the owner's connection.
-pub fn run(fd: i32) -> Result<(), LabError> {
-    let owner =
-        UnixStream::from(sys::take_inherited(fd).map_err(LabError::io("take the owner's connection"))?);
+/// The supervisor's whole life. Standard input is the owner's connection.
+pub fn run() -> Result<(), LabError> {
+    let owner = std::io::stdin().as_fd().try_clone_to_owned();
+    let owner = UnixStream::from(owner.map_err(LabError::io("take the owner's connection"))?);
     // Before any thread exists, so that all of them leave these signals to the one that reads them.
     let mut signals = SigSet::empty();
     signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);

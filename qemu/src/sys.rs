@@ -1,5 +1,5 @@
 //! The kernel's raw interface: what is prepared in a child between fork and exec, waiting for a child with a
-//! deadline, taking over an inherited descriptor.
+//! deadline.
 #![allow(unsafe_code)]
 
 use nix::errno::Errno;
@@ -40,15 +40,15 @@ pub(crate) fn bind_to_thread(command: &mut Command, fds: Vec<OwnedFd>) {
     }
 }
 
-/// The child leads a session of its own, so that the terminal's signals do not reach it. It inherits `fds` under
-/// their numbers and starts with no signal blocked.
-pub(crate) fn own_session(command: &mut Command, fds: Vec<OwnedFd>) {
+/// The child leads a session of its own, so that the terminal's signals do not reach it, and starts with no signal
+/// blocked.
+pub(crate) fn own_session(command: &mut Command) {
     // SAFETY: as above.
     unsafe {
-        command.pre_exec(move || {
+        command.pre_exec(|| {
             SigSet::empty().thread_set_mask()?;
             setsid()?;
-            keep_open(&fds)
+            Ok(())
         });
     }
 }
@@ -61,20 +61,6 @@ pub(crate) fn own_group(command: &mut Command) {
     unsafe {
         command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?));
     }
-}
-
-/// Takes over descriptor `number`, which the parent process left open for us.
-///
-/// # Errors
-/// `EBADF` when nothing is open there.
-pub(crate) fn take_inherited(number: i32) -> io::Result<OwnedFd> {
-    if number < 3 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: the borrow only lives for this call, which fails cleanly when the number is not open.
-    fcntl(unsafe { BorrowedFd::borrow_raw(number) }, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: open (checked above), and the process was started with it for this single taker.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// What a wait for a child ended with.
