@@ -1,1 +1,111 @@
-fn main() {}
+//! netd: finds the node's ports, talks to its peers and keeps the group's virtual addresses alive.
+//!
+//! The only owner of the node's addresses. Its decisions are `netd_core`'s; this program is the shell around it:
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`driver`] | the loop: inputs to the core, outputs to the world |
+//! | [`netlink`] | links, addresses, routes, rules |
+//! | [`ports`], [`addressing`], [`sysctl`] | which interface a port is, what belongs onto it |
+//! | [`lan`], [`frames`] | packet sockets; ARP and neighbour discovery |
+//! | [`announce`], [`probe`] | when to tell and when to ask the LAN |
+//! | [`peers`] | sessions with the group's nodes |
+//! | [`bus`] | `org.evenkeel.Net1` |
+//!
+//! It does not hold addresses back by itself when it dies: they stay, and the next life adopts them.
+
+mod addressing;
+mod announce;
+mod bus;
+mod clock;
+mod driver;
+mod frames;
+mod lan;
+mod log;
+mod netlink;
+mod notify;
+mod options;
+mod part;
+mod peers;
+mod ports;
+mod probe;
+mod sys;
+mod sysctl;
+
+use crate::driver::Driver;
+use crate::netlink::Kernel;
+use crate::notify::Readiness;
+use crate::options::Options;
+use crate::peers::Peers;
+use std::error::Error;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let readiness = Readiness::from_environment();
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("netd: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    log::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(&options, readiness)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options, readiness: Readiness) -> Result<(), Box<dyn Error>> {
+    let part = part::load(&options.part)?;
+    tracing::info!(node = %part.node, cluster = part.cluster.cluster, boot = part.boot, "netd starts");
+    let peers = Peers::open(&part, options.udp_port)?;
+    let incarnation = incarnation(part.boot, clock::now());
+    let (mut driver, reader) = Driver::new(part, incarnation, Kernel::open()?, peers)?;
+    driver.start().await?;
+    bus::serve(&options.bus, reader)?;
+    readiness.tell();
+    Ok(driver.run().await?)
+}
+
+/// Rises with every life of the node's netd, without a wall clock: the boot, then the milliseconds since it began.
+fn incarnation(boot: u64, now: proto::time::Time) -> u64 {
+    /// 34 years of milliseconds.
+    const MILLIS_BITS: u32 = 40;
+    let millis = now.as_nanos() / 1_000_000;
+    (boot << MILLIS_BITS) | (millis & ((1 << MILLIS_BITS) - 1))
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::time::Time;
+
+    #[test]
+    fn incarnations_rise_within_a_boot_and_across_boots() {
+        let at = |secs: u64| Time::from_nanos(secs * 1_000_000_000);
+        let lives = [(1, at(3)), (1, at(4)), (2, at(1)), (2, at(86_400 * 365 * 30)), (3, at(0))];
+        let numbers: Vec<u64> = lives.iter().map(|(boot, now)| incarnation(*boot, *now)).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    }
+}
