@@ -60,7 +60,7 @@ pub struct Status {
     /// VIPs on the sender's ports.
     #[serde(deserialize_with = "bounded::<_, _, VIPS_MAX>")]
     pub holds: Vec<Holding>,
-    /// VIPs the sender has probed and will take when its peers know.
+    /// VIPs the sender will take when its peers know and nobody on the LAN answers for them.
     #[serde(deserialize_with = "bounded::<_, _, VIPS_MAX>")]
     pub claims: Vec<Holding>,
     /// Epochs higher than those of all holders the sender hears; empty in a settled group.

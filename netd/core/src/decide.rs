@@ -7,8 +7,9 @@
 //! | `yield_to_better` | of two holders the lesser removes, the better one announces |
 //! | `leave_lost_ports` | a held VIP leaves a port that went out: to an own port, else it is given up |
 //! | `fail_back` | a held VIP goes home when its home has been operative for long enough |
+//! | `refresh` | a held VIP is announced now and then |
 //! | `advance` | takes under way: give up, wait, ask again, or finish |
-//! | `start` | VIPs without holder: the placed one is probed for |
+//! | `start` | VIPs without holder that are placed on an own port: claim and ask |
 
 use crate::event::{DropCause, Event, Hindrance, MoveCause, Rival};
 use crate::io::{Mac, Operation, Outbox, Output};
@@ -17,7 +18,7 @@ use crate::placement::{Unheld, View, next_port_on, plan};
 use crate::ports::Ports;
 use crate::scope::Scope;
 use crate::tempo::Tempo;
-use crate::vips::{Dropped, Record, Role};
+use crate::vips::{Dropped, Probe, Record, Role};
 use core::time::Duration;
 use proto::cluster::{Failback, PortId, PortName, VipName};
 use proto::status::{Holding, Participation, PortState, Refusal, VipEpoch};
@@ -27,6 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How long a port is no place for a VIP whose address its kernel refused. Long enough that a VIP that no kernel takes does not
 /// wander through the group without end.
 const REFUSAL_HOLD: Duration = Duration::from_secs(30);
+
+/// How old the LAN's silence may be when a VIP is taken. Shorter than a probe, so that of two claimants that do not hear each
+/// other the later one still asks when the earlier one already answers.
+const PROBE_FRESH: Duration = Duration::from_millis(10);
 
 /// What a decision may look at.
 pub(crate) struct Context<'a> {
@@ -73,6 +78,7 @@ impl Vips {
         self.yield_to_better(cx, out);
         self.leave_lost_ports(cx, out);
         self.fail_back(cx, out);
+        self.records.values_mut().for_each(|record| record.refresh(cx.now, out));
         self.advance(cx, out);
         self.start(cx, out);
     }
@@ -193,21 +199,24 @@ impl Vips {
             }
             let late = record.deadline().is_some_and(|until| until <= cx.now);
             match &record.role {
-                Role::Claiming { epoch, told, cleared, .. } => {
+                Role::Claiming { epoch, told, probe: Probe::Unanswered { at }, .. } => {
                     let known = match told {
                         Some(told) => cx.peers.unaware_of(cx.incarnation, told.sequence).next().is_none(),
                         None => cx.peers.alive().next().is_none(),
                     };
-                    if known || *cleared {
+                    if !known && !late {
+                        continue;
+                    }
+                    if cx.now - *at <= PROBE_FRESH {
                         let epoch = *epoch;
                         self.stuck.remove(&(record.name.clone(), port.clone()));
                         record.take(cx.now, cx.tempo, cx.scope.own(&port), epoch, false, out);
-                    } else if late {
+                    } else {
                         self.attempts = self.attempts.wrapping_add(1);
-                        record.probe(cx.now, cx.tempo, port, self.attempts, out);
+                        record.claim_and_ask(cx.now, cx.tempo, port, self.attempts, out);
                     }
                 }
-                Role::Probing { .. } | Role::Rechecking { .. } if late => {
+                Role::Claiming { probe: Probe::Asked { .. }, .. } if late => {
                     record.wait(cx.now, cx.tempo, cx.scope.rank, Hindrance::ProbeLost, out);
                 }
                 Role::Waiting { .. } if late => record.stand_back(cx.now),
@@ -231,7 +240,7 @@ impl Vips {
                     record.unplaceable = None;
                     if port.node == cx.scope.me {
                         self.attempts = self.attempts.wrapping_add(1);
-                        record.probe(cx.now, cx.tempo, port.port, self.attempts, out);
+                        record.claim_and_ask(cx.now, cx.tempo, port.port, self.attempts, out);
                     }
                 }
                 Err(why) => {
@@ -368,6 +377,13 @@ impl Vips {
         }
     }
 
+    /// Gives takes up whose grounds may be outdated.
+    pub(crate) fn abandon_takes(&mut self, now: Time) {
+        for record in self.records.values_mut().filter(|record| record.holding().is_none()) {
+            record.stand_back(now);
+        }
+    }
+
     /// Removes everything this node holds, before anything is said; gives every take up.
     pub(crate) fn remove_all(&mut self, now: Time, out: &mut Outbox) -> Vec<Dropped> {
         let dropped = self.records.values_mut().filter_map(|record| {
@@ -414,9 +430,7 @@ impl Vips {
         self.records.values().any(|record| match &record.role {
             Role::Backup => false,
             Role::Holding { contest, .. } => contest.open,
-            Role::Probing { .. } | Role::Claiming { .. } | Role::Rechecking { .. } | Role::Waiting { .. } => {
-                true
-            }
+            Role::Claiming { .. } | Role::Waiting { .. } => true,
         })
     }
 

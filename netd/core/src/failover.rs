@@ -205,6 +205,7 @@ impl Failover {
         }
         if gap > self.tempo.excusable_gap() {
             self.peers.excuse(now, gap);
+            self.vips.abandon_takes(now);
         }
         now
     }

@@ -169,9 +169,12 @@ impl Peers {
         self.peers.values().all(|p| p.heard.is_some())
     }
 
-    /// Live peers that do not say to have heard this node's status number `sequence`.
+    /// Live peers that do not say to have heard this node's status number `sequence`. One that said it leaves is not waited for.
     pub(crate) fn unaware_of(&self, incarnation: u64, sequence: u64) -> impl Iterator<Item = &NodeName> {
-        let unaware = move |said: &Said| said.seen_me.is_none_or(|(i, s)| i != incarnation || s < sequence);
+        let unaware = move |said: &Said| {
+            said.participation != Some(Participation::Leaving)
+                && said.seen_me.is_none_or(|(i, s)| i != incarnation || s < sequence)
+        };
         self.alive().filter(move |(_, p)| unaware(&p.said)).map(|(name, _)| name)
     }
 

@@ -5,7 +5,7 @@ use crate::event::Hindrance;
 use crate::failover::Failover;
 use crate::io::Mac;
 use crate::placement::{Unplaceable, View, plan, successor};
-use crate::vips::{Record, Role};
+use crate::vips::{Probe, Record, Role};
 use core::time::Duration;
 use proto::cluster::{GroupName, NetworkName, NodeName, PortId, VipName};
 use proto::status::{Participation, PortState};
@@ -81,9 +81,9 @@ pub enum VipState {
     Held,
     /// Nobody is heard to hold it, and this node is not the one to take it.
     Unheld,
-    /// This node asks the LAN whether somebody answers for it.
+    /// This node claims it and asks the LAN whether somebody answers for it.
     Probing,
-    /// This node has claimed it and waits until these peers know.
+    /// This node claims it, nobody on the LAN answers for it; these peers do not know of the claim yet.
     Claiming { unseen_by: Vec<NodeName> },
     /// This node should take it but waits; it tries again in `retry_in`.
     Waiting { cause: Hindrance, retry_in: Duration },
@@ -184,8 +184,10 @@ impl Rows<'_> {
         let mut since = record.since;
         let (state, holder) = match &record.role {
             Role::Holding { epoch, .. } => (VipState::Held, own.clone().map(|port| (port, *epoch))),
-            Role::Probing { .. } => (VipState::Probing, None),
-            Role::Claiming { epoch, told, .. } => {
+            Role::Claiming { epoch, probe: Probe::Asked { .. }, .. } => {
+                (VipState::Probing, own.clone().map(|port| (port, *epoch)))
+            }
+            Role::Claiming { epoch, told, probe: Probe::Unanswered { .. }, .. } => {
                 let unseen_by = match told {
                     Some(told) => {
                         self.cx.peers.unaware_of(self.cx.incarnation, told.sequence).cloned().collect()
@@ -194,7 +196,6 @@ impl Rows<'_> {
                 };
                 (VipState::Claiming { unseen_by }, own.clone().map(|port| (port, *epoch)))
             }
-            Role::Rechecking { epoch, .. } => (VipState::Probing, own.clone().map(|port| (port, *epoch))),
             Role::Waiting { cause, until, .. } => {
                 (VipState::Waiting { cause: *cause, retry_in: *until - now }, None)
             }

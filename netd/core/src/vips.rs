@@ -1,21 +1,22 @@
 //! One VIP in the eyes of one node: what this node does about it.
 //!
 //! ```text
-//!             placed on a port of ours          unanswered                     every live peer knows,
-//!   Backup ------------------------> Probing ------------> Claiming -----------nobody has a better right-----> Holding
-//!     ^ ^                               |                   |    ^                                            |   |
-//!     | |                      answered |      two beats,   |    | unanswered                   port went out |   |
-//!     | |                               v    someone silent v    |                         other own port: move   |
-//!     | +----- time is over ------- Waiting <-answered- Rechecking                                                |
-//!     |                                                                                                           |
-//!     +--- a live holder, a better claim, our port went out (from any state) <---- no other port, a better right -+
+//!             placed on a port of ours            nobody answers, and every live peer knows
+//!   Backup ------------------------> Claiming ------------------------------------------------> Holding --+
+//!     ^ ^                            |   ^  | nobody answers, but some peer does not know,         |   ^  | port went out,
+//!     | |            somebody answers|   |  | until it does or two beats are over                  |   +--+ other own port
+//!     | |                            v   +--+ (then ask the LAN again)                             |
+//!     | +---- time is over ------ Waiting                                                          |
+//!     |                                                                                            |
+//!     +--- a live holder, a better claim, our port went out <------- no other own port, a better right
 //! ```
-//! - **Probing** comes before claiming, because a silent holder may be alive on the LAN. Once begun, a take is given up only
-//!   for the reasons in the last line, not because placement meanwhile prefers another port: views change while VIPs of a lost
-//!   node find new places, and two nodes that keep handing a VIP to each other serve nobody.
-//! - **Claiming** ends when all live peers have *seen* the claim: a peer that has seen it will not start one of its own, and one
-//!   that holds the VIP says so in the same message. A peer that is silent for two beats is worked around by **Rechecking**:
-//!   probing once more right before the take.
+//! - **Claiming** tells the peers and asks the LAN at the same time. The peers, because one that has *seen* the claim will not start
+//!   one of its own, and one that holds the VIP says so in the message that acknowledges. The LAN, because a silent holder may
+//!   be alive there. The LAN's answer must be fresh when the VIP is taken: two claimants that do not hear each other then
+//!   still meet on the LAN. A live peer that does not acknowledge for two beats is worked around by asking the LAN alone.
+//! - Once begun, a take is given up only for the reasons in the last line, not because placement meanwhile prefers another
+//!   port: views change while VIPs of a lost node find new places, and two nodes that keep handing a VIP to each other serve
+//!   nobody.
 //! - **Holding** ends by the holder's own decision or for a better right: higher epoch, then lower node name.
 //!
 //! An adopted VIP (on our port when netd started) is held with epoch 0 until the start quarantine is over: whoever took it while we
@@ -28,25 +29,39 @@ use core::time::Duration;
 use proto::cluster::{NodeName, PortId, PortName, VipName};
 use proto::time::Time;
 
+/// How often the LAN is told of a held VIP when nothing happens.
+const REFRESH: Duration = Duration::from_secs(30);
+
 /// What this node does about a VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Nothing.
     Backup,
-    /// Asks the LAN whether anybody has it; without an answer from the shell until `until` the attempt has failed.
-    Probing { port: PortName, attempt: u32, until: Time },
-    /// Has found nobody and tells the peers. `told`: the status that did, and when patience with silent peers ends.
-    /// `cleared`: patience ended and the LAN was asked again, so the peers need not answer any more.
-    Claiming { port: PortName, epoch: u64, told: Option<Told>, cleared: bool },
-    /// Has waited for silent peers long enough and asks the LAN again; still claims.
-    Rechecking { port: PortName, epoch: u64, attempt: u32, until: Time },
-    /// Has it. `unapplied`: the kernel's answer to the last Add is awaited until then.
-    Holding { port: PortName, epoch: u64, since: Time, unapplied: Option<Time>, contest: Contest },
+    /// Tells the peers and asks the LAN. `told`: the status that carried the claim first.
+    Claiming { port: PortName, epoch: u64, told: Option<Told>, probe: Probe },
+    /// Has it. `unapplied`: the kernel's answer to the last Add is awaited until then. `announced`: when the LAN was told last.
+    Holding {
+        port: PortName,
+        epoch: u64,
+        since: Time,
+        unapplied: Option<Time>,
+        announced: Time,
+        contest: Contest,
+    },
     /// Should take it but was hindered; tries again at `until`.
     Waiting { port: PortName, cause: Hindrance, until: Time },
 }
 
-/// The status message that carried a claim first.
+/// What the LAN said of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Probe {
+    /// The shell asks; without a result until `until` the attempt has failed.
+    Asked { attempt: u32, until: Time },
+    /// Nobody answered, at that time.
+    Unanswered { at: Time },
+}
+
+/// The status message that carried a claim first, and when patience with peers that do not know it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) sequence: u64,
@@ -57,7 +72,7 @@ pub(crate) struct Told {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contest {
     /// When the LAN was last told that we have it, against a rival.
-    pub(crate) announced: Option<Time>,
+    pub(crate) defended: Option<Time>,
     /// A live peer says that it holds it, too.
     pub(crate) open: bool,
 }
@@ -124,7 +139,7 @@ impl Record {
     /// The port and epoch by which this node claims it.
     pub(crate) fn claim(&self) -> Option<(&PortName, u64)> {
         match &self.role {
-            Role::Claiming { port, epoch, .. } | Role::Rechecking { port, epoch, .. } => Some((port, *epoch)),
+            Role::Claiming { port, epoch, .. } => Some((port, *epoch)),
             _ => None,
         }
     }
@@ -133,22 +148,21 @@ impl Record {
     pub(crate) fn port(&self) -> Option<&PortName> {
         match &self.role {
             Role::Backup => None,
-            Role::Probing { port, .. }
-            | Role::Claiming { port, .. }
-            | Role::Rechecking { port, .. }
-            | Role::Holding { port, .. }
-            | Role::Waiting { port, .. } => Some(port),
+            Role::Claiming { port, .. } | Role::Holding { port, .. } | Role::Waiting { port, .. } => {
+                Some(port)
+            }
         }
     }
 
     /// When this VIP needs attention if nothing is heard.
     pub(crate) fn deadline(&self) -> Option<Time> {
         match &self.role {
-            Role::Probing { until, .. } | Role::Rechecking { until, .. } | Role::Waiting { until, .. } => {
+            Role::Claiming { probe: Probe::Asked { until, .. }, .. } | Role::Waiting { until, .. } => {
                 Some(*until)
             }
-            Role::Claiming { told, .. } => told.map(|told| told.until),
-            Role::Backup | Role::Holding { .. } => None,
+            Role::Claiming { told, probe: Probe::Unanswered { .. }, .. } => told.map(|told| told.until),
+            Role::Holding { announced, .. } => Some(*announced + REFRESH),
+            Role::Backup => None,
         }
     }
 
@@ -165,18 +179,28 @@ impl Record {
 
     /// Gives a take up. Nothing is on the port yet.
     pub(crate) fn stand_back(&mut self, now: Time) {
-        self.enter(now, Role::Backup);
+        if self.role != Role::Backup {
+            self.enter(now, Role::Backup);
+        }
     }
 
-    /// Backup, Claiming -> Probing, Rechecking.
-    pub(crate) fn probe(&mut self, now: Time, tempo: Tempo, port: PortName, attempt: u32, out: &mut Outbox) {
-        let until = now + tempo.probe_patience();
+    /// Backup -> Claiming; Claiming again with another question to the LAN. The claim stays the same then.
+    pub(crate) fn claim_and_ask(
+        &mut self,
+        now: Time,
+        tempo: Tempo,
+        port: PortName,
+        attempt: u32,
+        out: &mut Outbox,
+    ) {
         out.push(Output::Probe { vip: self.name.clone(), port: port.clone(), attempt });
-        let role = match self.claim() {
-            Some((_, epoch)) => Role::Rechecking { port, epoch, attempt, until },
-            None => Role::Probing { port, attempt, until },
-        };
-        self.enter(now, role);
+        let asked = Probe::Asked { attempt, until: now + tempo.probe_patience() };
+        if let Role::Claiming { probe, .. } = &mut self.role {
+            *probe = asked;
+        } else {
+            let epoch = self.top_epoch.saturating_add(1);
+            self.enter(now, Role::Claiming { port, epoch, told: None, probe: asked });
+        }
     }
 
     /// The LAN's answer to `attempt`; one that is not awaited changes nothing.
@@ -189,23 +213,17 @@ impl Record {
         answered: Option<Mac>,
         out: &mut Outbox,
     ) {
-        let next = match &self.role {
-            Role::Probing { port, attempt: awaited, .. } if *awaited == attempt => {
-                let epoch = self.top_epoch.saturating_add(1);
-                Role::Claiming { port: port.clone(), epoch, told: None, cleared: false }
-            }
-            Role::Rechecking { port, epoch, attempt: awaited, .. } if *awaited == attempt => {
-                Role::Claiming { port: port.clone(), epoch: *epoch, told: None, cleared: true }
-            }
-            _ => return,
-        };
+        let Role::Claiming { probe, .. } = &mut self.role else { return };
+        if !matches!(probe, Probe::Asked { attempt: awaited, .. } if *awaited == attempt) {
+            return;
+        }
         match answered {
-            None => self.enter(now, next),
+            None => *probe = Probe::Unanswered { at: now },
             Some(mac) => self.wait(now, tempo, rank, Hindrance::ProbeAnswered { mac }, out),
         }
     }
 
-    /// Probing, Rechecking -> Waiting, twice as long as the last time.
+    /// Claiming -> Waiting, twice as long as the last time.
     pub(crate) fn wait(&mut self, now: Time, tempo: Tempo, rank: usize, cause: Hindrance, out: &mut Outbox) {
         let Some(port) = self.port().cloned() else { return };
         let retry_in = self.retry + tempo.retry_stagger(rank);
@@ -235,23 +253,19 @@ impl Record {
         let (since, cause) = self.unserved.clone().unwrap_or((now, TakeCause::NeverHeld));
         let cause = if leftover { TakeCause::Leftover } else { cause };
         self.top_epoch = self.top_epoch.max(epoch);
-        let contest = Contest::default();
         let port = at.port.clone();
-        self.enter(
-            now,
-            Role::Holding {
-                port: port.clone(),
-                epoch,
-                since: now,
-                unapplied: Some(now + tempo.lease),
-                contest,
-            },
-        );
+        self.hold(now, tempo, port.clone(), epoch);
         out.push(Output::Add { vip: self.name.clone(), port: port.clone() });
         out.push(Output::Announce { vip: self.name.clone(), port: port.clone() });
         let unserved_for = now - since;
         out.event(Event::VipTaken { vip: self.name.clone(), port, epoch, cause, unserved_for });
         self.served_by(now, at, tempo);
+    }
+
+    fn hold(&mut self, now: Time, tempo: Tempo, port: PortName, epoch: u64) {
+        let unapplied = Some(now + tempo.lease);
+        let contest = Contest::default();
+        self.enter(now, Role::Holding { port, epoch, since: now, unapplied, announced: now, contest });
     }
 
     /// Holding -> Holding on another port of this node. The epoch stays: the holder does.
@@ -276,9 +290,7 @@ impl Record {
             cause,
             held_for,
         });
-        let contest = Contest::default();
-        let unapplied = Some(now + tempo.lease);
-        self.enter(now, Role::Holding { port: to.port.clone(), epoch, since: now, unapplied, contest });
+        self.hold(now, tempo, to.port.clone(), epoch);
         self.served_by(now, to, tempo);
     }
 
@@ -301,7 +313,7 @@ impl Record {
 
     /// A live peer holds it by lesser right, or a station's frame claims it: tells the LAN again, but only so often.
     pub(crate) fn defend(&mut self, now: Time, tempo: Tempo, rival: Rival, out: &mut Outbox) {
-        let Role::Holding { port, contest, .. } = &mut self.role else { return };
+        let Role::Holding { port, contest, announced, .. } = &mut self.role else { return };
         match &rival {
             Rival::Node(_) => contest.open = true,
             Rival::Mac(mac) => {
@@ -309,13 +321,25 @@ impl Record {
                 self.conflict = Some(Seen { mac: *mac, at: now, times });
             }
         }
-        if contest.announced.is_some_and(|last| now - last < tempo.conflict_gap()) {
+        if contest.defended.is_some_and(|last| now - last < tempo.conflict_gap()) {
             return;
         }
-        contest.announced = Some(now);
+        contest.defended = Some(now);
+        *announced = now;
         let (vip, port) = (self.name.clone(), port.clone());
         out.push(Output::Announce { vip: vip.clone(), port: port.clone() });
         out.event(Event::VipConflict { vip, port, with: rival });
+    }
+
+    /// Tells the LAN again when it has not been told for long: a station may have learned from somebody whose address is gone
+    /// since, and this node never heard of it.
+    pub(crate) fn refresh(&mut self, now: Time, out: &mut Outbox) {
+        if let Role::Holding { port, announced, .. } = &mut self.role
+            && *announced + REFRESH <= now
+        {
+            *announced = now;
+            out.push(Output::Announce { vip: self.name.clone(), port: port.clone() });
+        }
     }
 
     /// No live peer holds it any more: what the LAN last heard may have come from one that did.
