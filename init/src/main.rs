@@ -4,7 +4,8 @@
 //! touches the kernel and decides nothing that could be decided there.
 //!
 //! It owns the processes, the watchdog and `reboot(2)`; it owns no address and knows no configuration of the
-//! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests.
+//! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests, until its
+//! standard input ends.
 
 mod attempt;
 mod boot;

@@ -41,7 +41,7 @@ pub(crate) struct Manager {
     pub(crate) buttons: PowerButtons,
     /// STATE's device, for `System`.
     pub(crate) state_device: Option<String>,
-    /// Whether this is the machine's PID 1, which may kill everything.
+    /// Whether this is the machine's PID 1, which may kill everything. Otherwise the end of standard input ends it.
     pub(crate) machine: bool,
     pub(crate) captures: BTreeMap<String, Capture>,
     pub(crate) processes: BTreeMap<String, Process>,
@@ -57,6 +57,8 @@ enum Source {
     Report(String),
     Notify(String),
     Button(usize),
+    /// Standard input of the container mode.
+    Starter,
 }
 
 impl Manager {
@@ -112,6 +114,10 @@ impl Manager {
             sources.extend(server.clients().map(|(id, fd)| (Source::Client(id), fd)));
         }
         sources.extend(self.buttons.fds().map(|(i, fd)| (Source::Button(i), fd)));
+        let stdin = std::io::stdin();
+        if !self.machine && self.shutdown.is_none() {
+            sources.push((Source::Starter, stdin.as_fd()));
+        }
         let (names, fds): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
         let ready = self.host.wait(&fds, timers.into_iter().flatten().min());
         names.into_iter().zip(ready).filter_map(|(source, ready)| ready.then_some(source)).collect()
@@ -141,6 +147,13 @@ impl Manager {
             Source::Output(name) => self.collect_output(&name, false),
             Source::Report(name) => self.read_report(&name),
             Source::Notify(name) => self.read_notify(&name),
+            Source::Starter => {
+                let mut nothing = [0; 64];
+                // Whoever started it is gone: so that a killed test leaves no process behind.
+                if !matches!(read(std::io::stdin().as_fd(), &mut nothing), Ok(n) if n > 0) {
+                    self.begin_shutdown(End::PowerOff, "the end of standard input");
+                }
+            }
             Source::Button(index) => {
                 if self.buttons.pressed(index) {
                     self.begin_shutdown(End::PowerOff, "the power button");
@@ -332,11 +345,8 @@ impl Manager {
             }
             // The log keeper may finish its files before everything is killed.
             let stopped = services_stopped && self.keeper.as_ref().is_none_or(Keeper::is_gone);
-            let left =
-                match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
-                    Err(nix::errno::Errno::ECHILD) => false,
-                    _ => true,
-                };
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let left = !matches!(waitid(Id::All, look), Err(nix::errno::Errno::ECHILD));
             match shutdown.step(clock::now(), stopped, left) {
                 Step::Wait => return None,
                 Step::KillAll { late } => {

@@ -48,7 +48,7 @@ pub(crate) enum Input {
     ExecFailed { why: String },
     /// It told readiness.
     Notified,
-    /// Its main process is gone. `jitter` is random and lengthens a back-off by up to a quarter.
+    /// Its main process is gone. `jitter` is random and shortens a back-off by up to a quarter.
     Exited { how: LastExit, jitter: u16 },
 }
 
@@ -440,14 +440,17 @@ impl Service {
     }
 }
 
-/// The delay before restart number `failures` (from 0) of a series, up to a quarter longer by `jitter`.
+/// The delay before restart number `failures` (from 0) of a series, up to a quarter shorter by `jitter`.
 fn backoff(failures: u32, jitter: u16) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
     let base = BACKOFF_FIRST.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX);
-    base + base * u32::from(jitter) / (4 * 65536)
+    base - base * u32::from(jitter) / (4 * 65536)
 }
 
 /// Whole seconds until `deadline`, rounded up.
 fn left_s(deadline: Time, now: Time) -> u64 {
     deadline.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

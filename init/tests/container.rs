@@ -1,0 +1,323 @@
+//! The real program with real processes, as PID 1 of a namespace of its own.
+//!
+//! Every test starts `init --container` below `unshare`, which needs no privileges. Its log is read line by line and
+//! is what the tests wait for. When a test ends, or is killed, init's standard input ends and takes everything down.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use proto::control::{LastExit, PACKET_MAX, Reply, Request, ServiceRow, ServiceState};
+use proto::envelope;
+
+/// Longest wait for one event; two busy cores are slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Init {
+    directory: PathBuf,
+    unshare: Child,
+    stdin: Option<ChildStdin>,
+    log: Receiver<String>,
+    /// Log lines seen so far.
+    seen: Vec<String>,
+}
+
+impl Init {
+    /// Starts init with one service per `(name, rest of its file, shell script)`. `$D` in a script is the test's
+    /// directory.
+    fn start(test: &str, services: &[(&str, &str, &str)]) -> Init {
+        let directory = std::env::temp_dir().join(format!("evenkeel-init-{}-{test}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        for sub in ["services", "run", "logs"] {
+            fs::create_dir_all(directory.join(sub)).unwrap();
+        }
+        for (name, rest, script) in services {
+            let text = format!(
+                "command = ['/bin/sh', '-c', '''{script}''']\n{rest}\n[environment]\nD = '{}'\nPATH = '{}'\n",
+                directory.display(),
+                std::env::var("PATH").unwrap()
+            );
+            fs::write(directory.join(format!("services/{name}.toml")), text).unwrap();
+        }
+        let mut unshare = Command::new("unshare")
+            .args([
+                "-U",
+                "-r",
+                "-p",
+                "-f",
+                "--mount-proc",
+                "--kill-child",
+                env!("CARGO_BIN_EXE_init"),
+                "--container",
+            ])
+            .args(["--services".into(), directory.join("services")])
+            .args(["--run".into(), directory.join("run")])
+            .args(["--logs".into(), directory.join("logs")])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("unshare of util-linux is installed");
+        let (sender, log) = channel();
+        let lines = BufReader::new(unshare.stderr.take().unwrap()).lines();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|l| sender.send(l)));
+        let stdin = unshare.stdin.take();
+        Init { directory, unshare, stdin, log, seen: Vec::new() }
+    }
+
+    /// Waits for a log line that contains `text`.
+    fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        if self.seen.iter().any(|l| l.contains(text)) {
+            return;
+        }
+        loop {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let found = line.contains(text);
+                    self.seen.push(line);
+                    if found {
+                        return;
+                    }
+                }
+                Err(e) => panic!("{e} while waiting for {text:?}; the log says\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    /// Where in the log `text` stands; the order of events.
+    fn position(&self, text: &str) -> usize {
+        self.seen.iter().position(|l| l.contains(text)).unwrap_or_else(|| panic!("{text:?} was not said"))
+    }
+
+    fn connect(&self) -> OwnedFd {
+        let s = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let limit = TimeVal::milliseconds(PATIENCE.as_millis() as i64);
+        setsockopt(&s, sockopt::ReceiveTimeout, &limit).unwrap();
+        let path = self.directory.join("run/init.sock");
+        connect(s.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        s
+    }
+
+    fn ask(&self, request: &Request) -> Reply {
+        exchange(&self.connect(), &envelope::encode(request))
+    }
+
+    fn row(&self, name: &str) -> ServiceRow {
+        let Reply::Services(rows) = self.ask(&Request::Services) else { panic!("no rows") };
+        rows.into_iter().find(|r| r.name == name).unwrap_or_else(|| panic!("no row {name}"))
+    }
+
+    fn output(&self, name: &str) -> Vec<String> {
+        match self.ask(&Request::Log { service: Some(name.into()), lines: 200 }) {
+            Reply::Log(lines) => lines.into_iter().map(|l| l.text).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for init's end.
+    fn ended(&mut self) -> ExitStatus {
+        // The log's end is the end of the process; only then is waiting for it short.
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => return self.unshare.wait().unwrap(),
+                Err(e) => panic!("{e}: init did not end; the log says\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        // With --kill-child the namespace goes with unshare, whatever state init is in.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn exchange(socket: &OwnedFd, packet: &[u8]) -> Reply {
+    send(socket.as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL).unwrap();
+    let mut buffer = vec![0; PACKET_MAX];
+    let count = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+    envelope::decode(&buffer[..count]).unwrap()
+}
+
+const NOTIFY: &str = "ready = 'notify'";
+/// Stays until told to stop and notes that.
+const STAY: &str = "trap 'echo $N >> $D/stopped; exit 0' TERM; echo READY=1 >&$NOTIFY_FD; \
+                    while :; do sleep 0.05; done";
+
+fn stay(name: &str) -> String {
+    format!("N={name}; echo $N up; {STAY}")
+}
+
+#[test]
+fn services_start_in_order_and_stop_in_reverse() {
+    let (one, two, three) = (stay("one"), stay("two"), stay("three"));
+    let mut init = Init::start(
+        "order",
+        &[
+            ("one", &format!("{NOTIFY}\nrequires = ['two']"), &one),
+            ("two", NOTIFY, &two),
+            ("three", &format!("{NOTIFY}\nafter = ['one']"), &three),
+            // Asks PID 1 to end as `kill` of an operator would.
+            ("z", "", "while [ ! -e $D/down ]; do sleep 0.05; done; kill -TERM 1; exec sleep 100"),
+        ],
+    );
+    init.wait_for("three: ready");
+    assert!(init.position("two: ready") < init.position("one: ready"));
+    assert_eq!(init.row("one").state, ServiceState::Ready);
+    assert_eq!(init.output("one"), ["one up"]);
+    fs::write(init.directory.join("down"), "").unwrap();
+    assert_eq!(init.ended().code(), Some(0), "{}", init.seen.join("\n"));
+    assert_eq!(init.file("stopped"), "three\none\ntwo\n");
+    assert!(init.file("logs/two.log").ends_with("two up\n"), "{:?}", init.file("logs/two.log"));
+}
+
+#[test]
+fn a_killed_service_comes_back_and_its_last_words_are_kept() {
+    let script = "echo start; echo >&$NOTIFY_FD; if [ ! -e $D/died ]; then : > $D/died; printf last-words; \
+                  kill -9 $$; fi; exec sleep 100";
+    let mut init = Init::start("crash", &[("a", NOTIFY, script)]);
+    init.wait_for("a: ended (signal 9), starting again at once");
+    // The second life's readiness is the second such line.
+    init.seen.clear();
+    init.wait_for("a: ready");
+    let row = init.row("a");
+    assert_eq!((row.state, row.restarts), (ServiceState::Ready, 1));
+    assert_eq!(row.last_exit, Some(LastExit::Signal(9)));
+    assert_eq!(init.output("a"), ["start", "last-words", "start"]);
+    assert_eq!(init.ask(&Request::Restart { service: "a".into() }), Reply::Accepted);
+    init.wait_for("a: ended (signal 15), starting again as asked");
+}
+
+#[test]
+fn orphans_are_collected_and_descendants_do_not_survive() {
+    // The orphan's number stays in /proc until init collects it.
+    let orphan = "sh -c 'sleep 0.1 & echo $! > $D/orphan'; P=$(cat $D/orphan); \
+                  while [ -e /proc/$P ]; do sleep 0.05; done; echo collected; echo >&$NOTIFY_FD; exec sleep 100";
+    let parent = "sleep 300 & echo $! > $D/child; exit 1";
+    let mut init = Init::start(
+        "orphans",
+        &[
+            ("orphan", NOTIFY, orphan),
+            ("parent", "restart = 'never'", parent),
+            // In the namespace of the processes; tells when the child of a dead parent is gone.
+            (
+                "watch",
+                &format!("{NOTIFY}\nafter = ['parent']"),
+                "while [ ! -s $D/child ]; do sleep 0.05; done; P=$(cat $D/child); \
+             while [ -e /proc/$P ]; do sleep 0.05; done; echo >&$NOTIFY_FD; exec sleep 100",
+            ),
+        ],
+    );
+    init.wait_for("orphan: ready");
+    assert_eq!(init.output("orphan"), ["collected"]);
+    init.wait_for("watch: ready");
+    assert_eq!(init.row("parent").state, ServiceState::Finished);
+}
+
+#[test]
+fn refused_files_and_missing_readiness_do_not_stop_the_rest() {
+    let good = stay("good");
+    let mut init = Init::start(
+        "refused",
+        &[
+            ("good", &format!("{NOTIFY}\nafter = ['mute', 'broken']"), &good),
+            (
+                "mute",
+                "ready = 'notify'\nready_timeout_s = 1\nstop_timeout_s = 1",
+                "trap '' TERM; while :; do sleep 0.05; done",
+            ),
+            ("broken", "restart = 'sometimes'", "true"),
+        ],
+    );
+    init.wait_for("service refused: broken.toml:2: restart:");
+    init.wait_for("mute: not ready after 1 s");
+    init.wait_for("good: ready");
+    init.wait_for("mute: still there 1 s after its stop signal, killing it");
+    init.wait_for("mute: ended (signal 9)");
+    let row = init.row("broken");
+    assert_eq!(row.state, ServiceState::Refused);
+    assert!(row.detail.contains("sometimes"), "{}", row.detail);
+    assert_eq!(init.ask(&Request::Reboot), Reply::Accepted);
+    assert_eq!(init.ended().code(), Some(10), "a reboot has its own exit code");
+}
+
+#[test]
+fn malformed_packets_do_no_harm() {
+    let mut init = Init::start("packets", &[("a", "", "exec sleep 100")]);
+    init.wait_for("a: ready");
+    let mut wrong_kind = envelope::encode(&Request::Services);
+    wrong_kind[0] ^= 0xff;
+    let mut bad_variant = envelope::encode(&Request::Services);
+    bad_variant[8] = 99;
+    for packet in [vec![0], vec![0xff; 8], vec![7; 4096], wrong_kind, bad_variant] {
+        let reply = exchange(&init.connect(), &packet);
+        assert!(matches!(reply, Reply::Refused { .. }), "{packet:?}: {reply:?}");
+    }
+    let silent: Vec<_> = (0..40).map(|_| init.connect()).collect();
+    drop(silent);
+    let one = init.connect();
+    for _ in 0..3 {
+        let reply = exchange(&one, &envelope::encode(&Request::System));
+        assert!(matches!(&reply, Reply::System(s) if !s.boot_id.is_empty() && s.memory.total_bytes > 0));
+    }
+    let refusals = [
+        (Request::Restart { service: "none".into() }, "no service"),
+        (Request::Log { service: Some("none".into()), lines: 1 }, "no service"),
+        (Request::SetHostname { name: "-".into() }, "host name"),
+    ];
+    for (request, words) in refusals {
+        let reply = init.ask(&request);
+        assert!(matches!(&reply, Reply::Refused { reason } if reason.contains(words)), "{reply:?}");
+    }
+    let Reply::Log(own) = init.ask(&Request::Log { service: None, lines: 1 }) else { panic!("no log") };
+    assert_eq!(own.len(), 1);
+}
+
+#[test]
+fn a_flood_of_output_is_bounded_and_blocks_nobody() {
+    // 3 MiB in one go, then a line without end beyond the longest.
+    let script = "i=0; while [ $i -lt 300 ]; do head -c 10239 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done; \
+                  echo done; echo >&$NOTIFY_FD; exec sleep 100";
+    let mut init = Init::start("flood", &[("a", NOTIFY, script)]);
+    init.wait_for("a: ready");
+    let lines = init.output("a");
+    assert_eq!(lines.last().map(String::as_str), Some("done"));
+    assert!(lines.iter().all(|l| l.len() <= proto::control::LOG_LINE_MAX));
+    let kept: usize = lines.iter().map(String::len).sum();
+    assert!(kept <= 64 * 1024, "{kept}");
+    assert_eq!(init.ask(&Request::PowerOff), Reply::Accepted);
+    assert_eq!(init.ended().code(), Some(0));
+    for name in ["logs/a.log", "logs/a.log.1"] {
+        let size = fs::metadata(init.directory.join(name)).map(|m| m.len()).unwrap_or(0);
+        assert!((1..=300 * 1024).contains(&size), "{name}: {size}");
+    }
+}
+
+#[test]
+fn the_end_of_the_starter_ends_everything() {
+    let script = stay("a");
+    let mut init = Init::start("starter", &[("a", NOTIFY, &script)]);
+    init.wait_for("a: ready");
+    drop(init.stdin.take());
+    assert_eq!(init.ended().code(), Some(0));
+    assert_eq!(init.file("stopped"), "a\n");
+    assert!(Path::new(&init.directory).exists());
+}
