@@ -347,6 +347,8 @@ fn initramfs(inputs: &Inputs, kernel: &Kernel, modules: &[Module], payload: Payl
     }
     // Opened by the kernel for PID 1 before /dev is mounted.
     cpio.char_device("dev/console", 0o600, 5, 1);
+    // What replaces it where the kernel has no console: a program without standard streams aborts at its start.
+    cpio.char_device("dev/null", 0o666, 1, 3);
     cpio.file("init", 0o755, inputs.program("init"));
     cpio.dir("boot");
     cpio.dir("boot/modules");

@@ -24,7 +24,8 @@ const ROOT: &[&str] = &[
     "virtio_net", // ports of a virtual machine
     "virtio_rng",
     "virtio_console",
-    "button", // the power key
+    "button", // the power key, read through ...
+    "evdev",  // ... its event device
     "efivarfs",
     "fat",
     "vfat",
