@@ -36,7 +36,11 @@ impl Watch {
         let beat = world.file.timing.beat;
         for vip in world.file.vips.keys() {
             let Some(holders) = rivals(world, vip) else {
-                self.doubled.remove(vip);
+                match self.doubled.get_mut(vip) {
+                    // Both still have it, on ports that do not meet just now.
+                    Some(since) if having(world, vip) > 1 => *since = None,
+                    _ => drop(self.doubled.remove(vip)),
+                }
                 continue;
             };
             let bound = if world.weather.loss_percent == 0 {
@@ -67,6 +71,12 @@ impl Watch {
         let thawed = holders.iter().any(|p| world.machines[&p.node].thawed.is_some_and(recent));
         thawed || self.excused.is_some_and(recent)
     }
+}
+
+/// Machines whose kernels have the address of `vip`, on ports with or without carrier.
+fn having(world: &World, vip: &VipName) -> usize {
+    let has = |m: &&crate::world::Machine| m.addresses.iter().any(|(v, _)| v == vip);
+    world.machines.values().filter(has).count()
 }
 
 /// The ports of different nodes in one segment that answer for `vip`, when there are several.

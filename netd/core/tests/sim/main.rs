@@ -2,6 +2,8 @@
 //!
 //! `SIM_SEED=n cargo test -p evenkeel-netd-core --test sim -- --exact NAME` runs one world of one test.
 
+#![allow(clippy::unwrap_used)] // a simulation that cannot go on has failed
+
 mod invariants;
 mod random;
 mod rng;

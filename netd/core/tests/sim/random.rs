@@ -4,11 +4,11 @@ use crate::cluster::cluster;
 use crate::rng::Rng;
 use crate::seeds;
 use crate::world::{Freeze, Weather, World, ms, secs};
-use proto::cluster::{ClusterFile, Timing};
+use proto::cluster::{ClusterFile, Timing, VipName};
 use proto::time::Duration;
 
 /// Worlds of an ordinary run. More: `SIM_WORLDS=5000`.
-const WORLDS: u64 = 300;
+const WORLDS: u64 = 600;
 
 fn random_file(rng: &mut Rng) -> ClusterFile {
     let pairs = 1 + rng.below(4);
@@ -46,7 +46,9 @@ fn trouble(world: &mut World) {
     let ports: Vec<String> =
         world.machines[&node.as_str().into()].plugged.keys().map(|p| format!("{node}:{p}")).collect();
     let port = world.rng.pick(&ports).clone();
-    match world.rng.below(17) {
+    let vips: Vec<VipName> = world.file.vips.keys().cloned().collect();
+    let vip = world.rng.pick(&vips).clone();
+    match world.rng.below(20) {
         0..=2 => world.unplug(&port),
         3..=5 => world.plug(&port),
         6 => world.crash(&node),
@@ -58,6 +60,9 @@ fn trouble(world: &mut World) {
         13 => world.partition(&[&node, &other]),
         14 => world.cut_way(&node, &other),
         15 => world.heal(),
+        16 => world.leave(&node),
+        17 => world.refuse(vip.0.as_str(), &port),
+        18 => world.accept(),
         _ => {
             if world.segments.is_empty() {
                 world.split_lan(&[&node, &other]);
@@ -72,6 +77,7 @@ fn trouble(world: &mut World) {
 fn repair(world: &mut World) {
     world.weather = Weather::FAIR;
     world.heal();
+    world.accept();
     if !world.segments.is_empty() {
         world.join_lan();
     }
@@ -106,7 +112,7 @@ fn random_world(seed: u64) {
     }
     world.run(ms(rng.below(4000)));
     repair(&mut world);
-    // The longest hold-down and the longest failback, then a few leases.
+    // The longest hold-down or refusal, the longest failback, then a few leases.
     world.run_until("all is well again", secs(60), World::settled);
 }
 

@@ -98,6 +98,9 @@ impl Weather {
     pub(crate) const FAIR: Weather = Weather { loss_percent: 0, repeat_percent: 0, delay_max: ms(3) };
 }
 
+/// Something that must not become true, with its name.
+type Never = (&'static str, fn(&World) -> bool);
+
 pub(crate) struct World {
     seed: u64,
     pub(crate) rng: Rng,
@@ -118,7 +121,7 @@ pub(crate) struct World {
     pub(crate) events: Vec<(Time, NodeName, Event)>,
     history: VecDeque<String>,
     watch: Watch,
-    never: Vec<(&'static str, fn(&World) -> bool)>,
+    never: Vec<Never>,
 }
 
 impl World {
@@ -193,8 +196,9 @@ impl World {
         let now = self.now;
         let machine = self.machines.get_mut(&node).unwrap();
         if machine.plugged.insert(port.clone(), plugged) != Some(plugged) {
-            // Addresses on a port that comes back while netd is not there to clean it up answer again.
-            if plugged && !machine.acts() && machine.addresses.iter().any(|(_, p)| *p == port) {
+            // Addresses on a port that comes back while netd is not there yet to clean it up answer again.
+            let blind = !machine.acts() || now - machine.started < ms(50);
+            if plugged && blind && machine.addresses.iter().any(|(_, p)| *p == port) {
                 self.watch.excuse(now);
             }
             machine.touched.insert(port, now);
@@ -341,6 +345,11 @@ impl World {
     pub(crate) fn refuse(&mut self, vip: &str, port: &str) {
         let port = crate::cluster::port_id(port);
         self.machines.get_mut(&port.node).unwrap().refuses.insert((vip.into(), port.port));
+    }
+
+    /// No kernel refuses anything any more.
+    pub(crate) fn accept(&mut self) {
+        self.machines.values_mut().for_each(|machine| machine.refuses.clear());
     }
 
     /// From now on this must not become true.
