@@ -146,9 +146,22 @@ impl Addressing {
         Ok(())
     }
 
-    /// Puts a VIP onto interface `index`.
-    pub(crate) async fn add_vip(&self, address: IpAddr, index: u32) -> Result<(), NetlinkError> {
-        self.kernel.add_rule(SourceRule { source: address, table: port_table(index) }).await?;
+    /// Puts a VIP onto `port`, which is interface `index`. After an error its rule may be there without the address.
+    pub(crate) async fn add_vip(
+        &self,
+        address: IpAddr,
+        port: &PortName,
+        index: u32,
+    ) -> Result<(), NetlinkError> {
+        let table = port_table(index);
+        self.kernel.add_rule(SourceRule { source: address, table }).await?;
+        // The kernel flushes an interface's IPv4 routes in all tables when its last IPv4 address goes.
+        let routes = self.plans.get(port).map(|plan| plan.routes(index)).unwrap_or_default();
+        for route in routes {
+            if route.table == table && route.to.addr().is_ipv4() == address.is_ipv4() {
+                self.kernel.put_route(route).await?;
+            }
+        }
         self.kernel.add_address(index, address, host_prefix(address), Purpose::Vip).await
     }
 

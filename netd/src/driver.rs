@@ -15,13 +15,13 @@ use crate::announce::Announcer;
 use crate::frames::{self, Saying};
 use crate::lan::{Lan, Seen};
 use crate::netlink::{Changes, Kernel, NetlinkError};
-use crate::peers::Peers;
+use crate::peers::{Peers, PeersError};
 use crate::ports::PortTable;
 use crate::probe::{Prober, Step};
-use crate::{bus, clock};
+use crate::{bus, clock, events};
 use ::bus::net1::NetState;
 use netd_core::{Failover, Input, Operation, Outbox, Output, UnknownNode};
-use proto::cluster::{ClusterFile, PortName, VipName};
+use proto::cluster::{PortName, VipName};
 use proto::part::NetdPart;
 use proto::time::{Duration, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +74,9 @@ pub(crate) enum DriverError {
     /// The kernel's lists cannot be had.
     #[error("the kernel does not tell its interfaces")]
     Kernel(#[from] NetlinkError),
+    /// The peers cannot be talked to.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
     /// Signals cannot be had.
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
@@ -92,7 +95,8 @@ struct Configured {
 
 /// Everything the loop owns.
 pub(crate) struct Driver {
-    cluster: ClusterFile,
+    part: NetdPart,
+    udp_port: u16,
     core: Failover,
     out: Outbox,
     kernel: Kernel,
@@ -157,7 +161,7 @@ impl Driver {
         part: NetdPart,
         incarnation: u64,
         (kernel, changes): (Kernel, watch::Receiver<Changes>),
-        peers: Peers,
+        udp_port: u16,
     ) -> Result<(Driver, watch::Receiver<NetState>), UnknownNode> {
         let now = clock::now();
         let core = Failover::new(&part.cluster, part.node.clone(), incarnation, now)?;
@@ -168,7 +172,8 @@ impl Driver {
         let (state, reader) = watch::channel(NetState::default());
         let (see, seen) = mpsc::channel(SEEN_QUEUE);
         let driver = Driver {
-            cluster: part.cluster,
+            part,
+            udp_port,
             core,
             out: Outbox::new(),
             kernel,
@@ -177,7 +182,7 @@ impl Driver {
             addressing,
             ports,
             configured: BTreeMap::new(),
-            peers,
+            peers: Peers::none(),
             announcer: Announcer::default(),
             prober: Prober::default(),
             watched,
@@ -199,7 +204,9 @@ impl Driver {
         let links = self.kernel.links().await?;
         self.ports.update(&links);
         self.set_up_ports().await;
-        // Their state after they were set up.
+        // Now that the own address is there.
+        self.peers = Peers::open(&self.part, self.udp_port)?;
+        // The ports' state after they were set up.
         let links = self.kernel.links().await?;
         self.ports.update(&links);
         self.feed(Input::Ports(self.ports.status())).await;
@@ -319,7 +326,7 @@ impl Driver {
                     self.prober.start(clock::now(), vip, port, attempt);
                 }
                 Output::Event(event) => {
-                    tracing::info!(detail = ?event, "{}", event.name());
+                    events::log(&event);
                     self.next.publish = self.next.publish.min(clock::now() + PUBLISH_GAP);
                 }
             }
@@ -333,7 +340,7 @@ impl Driver {
         }
         let target = self.addressing.vip(&vip).zip(self.ports.link(&port).map(|link| link.index));
         let result = match (target, operation) {
-            (Some((address, index)), Operation::Add) => self.addressing.add_vip(address, index).await,
+            (Some((address, index)), Operation::Add) => self.addressing.add_vip(address, &port, index).await,
             (Some((address, index)), Operation::Remove) => self.addressing.remove_vip(address, index).await,
             // An address cannot be on an interface that is not there.
             (None, Operation::Remove) => Ok(()),
@@ -510,7 +517,7 @@ impl Driver {
     fn publish(&mut self, now: Time) {
         self.next.publish = now + PUBLISH_IDLE;
         let snapshot = self.core.snapshot(now);
-        let rows = bus::rows(now, &snapshot, &self.cluster, &self.addressing, &self.ports);
+        let rows = bus::rows(now, &snapshot, &self.part.cluster, &self.addressing, &self.ports);
         bus::publish(&self.state, rows);
     }
 }

@@ -19,6 +19,7 @@ mod announce;
 mod bus;
 mod clock;
 mod driver;
+mod events;
 mod frames;
 mod lan;
 mod log;
@@ -36,7 +37,6 @@ use crate::driver::Driver;
 use crate::netlink::Kernel;
 use crate::notify::Readiness;
 use crate::options::Options;
-use crate::peers::Peers;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -67,9 +67,8 @@ fn main() -> ExitCode {
 async fn run(options: &Options, readiness: Readiness) -> Result<(), Box<dyn Error>> {
     let part = part::load(&options.part)?;
     tracing::info!(node = %part.node, cluster = part.cluster.cluster, boot = part.boot, "netd starts");
-    let peers = Peers::open(&part, options.udp_port)?;
     let incarnation = incarnation(part.boot, clock::now());
-    let (mut driver, reader) = Driver::new(part, incarnation, Kernel::open()?, peers)?;
+    let (mut driver, reader) = Driver::new(part, incarnation, Kernel::open()?, options.udp_port)?;
     driver.start().await?;
     bus::serve(&options.bus, reader)?;
     readiness.tell();

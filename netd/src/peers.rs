@@ -47,6 +47,11 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
+    /// Nobody to talk to.
+    pub(crate) fn none() -> Peers {
+        Peers { others: Vec::new(), open: None, told_too_long: false }
+    }
+
     /// Opens the endpoint and keeps a session with every other node of the group.
     pub(crate) fn open(part: &NetdPart, udp_port: u16) -> Result<Peers, PeersError> {
         let group = part.cluster.nodes.get(&part.node).map(|node| &node.group);
@@ -54,7 +59,7 @@ impl Peers {
         let others: Vec<NodeName> =
             members.map(|(name, _)| name.clone()).filter(|name| *name != part.node).collect();
         if others.is_empty() {
-            return Ok(Peers { others, open: None, told_too_long: false });
+            return Ok(Peers::none());
         }
         let own = part.cluster.management_address(&part.node);
         let own = own.ok_or_else(|| PeersError::NoAddress { node: part.node.clone() })?;

@@ -1,0 +1,183 @@
+//! Real netd processes in network namespaces of their own, joined by bridges.
+//!
+//! ```text
+//!            bridge "data" 10.9.0.1/24 fd09::1/64      bridge "mgmt" 10.8.0.1/24
+//!   n1  p1 ────┤  p2 ────┤                          m ────┤
+//!   n2  p1 ────┤  p2 ────┤                          m ────┤     every node: one network namespace
+//! ```
+//! Each test runs itself again inside new user, network and PID namespaces (`unshare`), so that it needs no privilege,
+//! touches nothing outside, and leaves no process behind: the PID namespace dies with its first process. Where the host
+//! forbids user namespaces the tests say so and fail.
+
+mod lan;
+
+use lan::{Lan, Node, patiently};
+use std::time::{Duration, Instant};
+
+/// VIP addresses of the test cluster: both start on n1's first port.
+const WEB: &str = "10.9.0.100";
+const WEB6: &str = "fd09::100";
+
+/// Longest a move between nodes may take: lease 600 ms, beats, probes, and a machine that builds at the same time.
+const TAKEOVER: Duration = Duration::from_secs(4);
+
+/// Longest a move between two ports of a node may take; tens of milliseconds on an idle machine.
+const LOCAL_MOVE: Duration = Duration::from_secs(1);
+
+fn up(lan: &Lan, names: &[&str]) -> Vec<Node> {
+    let mut nodes: Vec<Node> = names.iter().map(|name| lan.node(name)).collect();
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter_mut().for_each(Node::ready);
+    nodes
+}
+
+/// Waits until `node` has both VIPs on `port` and they answer from there.
+fn serves(lan: &Lan, node: &Node, port: &str, within: Duration) {
+    let begun = Instant::now();
+    patiently(within, &format!("{} serves on {port}", node.name), || {
+        (node.has(port, WEB) && node.has(port, WEB6) && lan.answers(WEB) && lan.answers(WEB6)).then_some(())
+    });
+    eprintln!("{} serves on {port} after {:?}", node.name, begun.elapsed());
+}
+
+#[test]
+fn vip_follows_its_ports_and_then_its_nodes() {
+    lan::inside("vip_follows_its_ports_and_then_its_nodes", || {
+        let lan = Lan::new();
+        let nodes = up(&lan, &["n1", "n2"]);
+        let [n1, n2] = &nodes[..] else { unreachable!() };
+        serves(&lan, n1, "p1", TAKEOVER);
+        assert_eq!(n2.vips(), [] as [String; 0], "nobody else has them");
+        n1.assert_rules();
+
+        // Replies leave by the port that holds the VIP, with that port's hardware address.
+        assert_eq!(lan.neighbour(WEB), n1.mac("p1"));
+        assert_eq!(lan.neighbour(WEB6), n1.mac("p1"));
+
+        lan.carrier(n1, "p1", false);
+        serves(&lan, n1, "p2", LOCAL_MOVE);
+        n1.assert_rules();
+        assert_eq!(lan.neighbour(WEB), n1.mac("p2"), "announced: the neighbour's entry was changed");
+        assert_eq!(lan.neighbour(WEB6), n1.mac("p2"));
+
+        lan.carrier(n1, "p2", false);
+        let moved = || n2.vips().len() == 2 && lan.answers(WEB) && lan.answers(WEB6);
+        patiently(TAKEOVER, "n2 serves both", || moved().then_some(()));
+        patiently(TAKEOVER, "n1 has no VIP", || n1.vips().is_empty().then_some(()));
+        n1.assert_no_rules();
+        n2.assert_rules();
+        assert!([n2.mac("p1"), n2.mac("p2")].contains(&lan.neighbour(WEB)));
+
+        // And back onto a port whose IPv4 routes the kernel had flushed.
+        lan.carrier(n1, "p1", true);
+        patiently(TAKEOVER, "n1 has its port back", || n1.port_is_operative("p1").then_some(()));
+        // Failback is "never".
+        assert!(moved() && n1.vips().is_empty(), "nothing moved back");
+        lan.carrier(n2, "p1", false);
+        lan.carrier(n2, "p2", false);
+        serves(&lan, n1, "p1", TAKEOVER);
+        n1.assert_rules();
+    });
+}
+
+#[test]
+fn killed_netd_adopts_what_its_last_life_left() {
+    lan::inside("killed_netd_adopts_what_its_last_life_left", || {
+        let lan = Lan::new();
+        let mut nodes = up(&lan, &["n1", "n2"]);
+        serves(&lan, &nodes[0], "p1", TAKEOVER);
+        let [n1, n2] = &mut nodes[..] else { unreachable!() };
+
+        n1.kill();
+        // What an earlier life could have left besides: a rule of nobody, an address of nobody.
+        n1.ip("rule add from 10.9.0.77 lookup 1077 priority 1000");
+        n1.ip("address add 10.9.0.78/32 dev p1");
+        n1.start();
+        n1.ready();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            assert!(n1.has("p1", WEB) || !n2.vips().is_empty(), "somebody has the VIP");
+            assert!(lan.answers(WEB), "served without a break");
+        }
+        serves(&lan, n1, "p1", LOCAL_MOVE);
+        n1.assert_rules();
+        assert!(!n1.has("p1", "10.9.0.78"), "the address of nobody is gone");
+        assert_eq!(n2.vips(), [] as [String; 0]);
+    });
+}
+
+#[test]
+fn node_that_dies_or_leaves_is_replaced() {
+    lan::inside("node_that_dies_or_leaves_is_replaced", || {
+        let lan = Lan::new();
+        let mut nodes = up(&lan, &["n1", "n2", "n3"]);
+        serves(&lan, &nodes[0], "p1", TAKEOVER);
+
+        // The whole node: its netd and its links.
+        nodes[0].kill();
+        for port in ["p1", "p2", "m"] {
+            lan.carrier(&nodes[0], port, false);
+        }
+        let heirs = |nodes: &[Node]| nodes[1..].iter().map(|n| n.vips().len()).sum::<usize>();
+        patiently(TAKEOVER, "the others have both VIPs", || {
+            (heirs(&nodes) == 2 && lan.answers(WEB) && lan.answers(WEB6)).then_some(())
+        });
+
+        // n2 is asked to stop: n3 has both at once, without waiting for a lease.
+        let status = nodes[1].terminate();
+        assert_eq!(status.code(), Some(0), "{status:?}");
+        assert_eq!(nodes[1].vips(), [] as [String; 0], "dropped before it ended");
+        nodes[1].assert_no_rules();
+        patiently(TAKEOVER, "n3 has both VIPs", || (nodes[2].vips().len() == 2).then_some(()));
+        patiently(TAKEOVER, "both answer", || (lan.answers(WEB) && lan.answers(WEB6)).then_some(()));
+    });
+}
+
+#[test]
+fn foreign_hands_are_repaired() {
+    lan::inside("foreign_hands_are_repaired", || {
+        let lan = Lan::new();
+        let nodes = up(&lan, &["n1", "n2"]);
+        let [n1, n2] = &nodes[..] else { unreachable!() };
+        serves(&lan, n1, "p1", TAKEOVER);
+
+        n1.ip("address del 10.9.0.100/32 dev p1");
+        serves(&lan, n1, "p1", LOCAL_MOVE);
+        n2.ip("address add 10.9.0.100/32 dev p2");
+        patiently(LOCAL_MOVE, "n2's stray copy is gone", || n2.vips().is_empty().then_some(()));
+        n1.ip("rule del priority 1000 from 10.9.0.100");
+        n1.ip("address del fd09::100/128 dev p1"); // a report, so that it looks at once
+        patiently(LOCAL_MOVE, "the rule is back", || n1.rules_fit().then_some(()));
+        n1.ip("address del 10.8.0.11/24 dev m");
+        patiently(LOCAL_MOVE, "the own address is back", || n1.has("m", "10.8.0.11").then_some(()));
+
+        // Set down by hand: out of service, and in again with its routes when it is set up.
+        n1.ip("link set p1 down");
+        serves(&lan, n1, "p2", LOCAL_MOVE);
+        n1.ip("link set p1 up");
+        patiently(TAKEOVER, "p1's table is back", || n1.table_of("p1").contains("10.9.0.0/24").then_some(()));
+    });
+}
+
+#[test]
+fn another_station_with_the_address_is_noticed() {
+    lan::inside("another_station_with_the_address_is_noticed", || {
+        let lan = Lan::new();
+        // A station that is no node answers for the VIP before anybody has it.
+        let squatter = lan.station("squat", WEB);
+        let nodes = up(&lan, &["n1", "n2"]);
+        let [n1, n2] = &nodes[..] else { unreachable!() };
+        patiently(TAKEOVER, "n1 has the VIP nobody else claims", || n1.has("p1", WEB6).then_some(()));
+        patiently(TAKEOVER, "n1 waits and says why", || n1.log().contains("probe answered by").then_some(()));
+        assert!(!n1.has("p1", WEB) && !n2.has("p1", WEB), "an address in use is not taken");
+        drop(squatter);
+        serves(&lan, n1, "p1", Duration::from_secs(20));
+
+        // One that comes later does not get it: it is noticed, and the LAN is told whose the address is.
+        let squatter = lan.station("late", WEB);
+        squatter.speak();
+        patiently(TAKEOVER, "n1 notices", || n1.log().contains("vip-conflict vip=web").then_some(()));
+        patiently(TAKEOVER, "the LAN knows n1", || (lan.neighbour(WEB) == n1.mac("p1")).then_some(()));
+        assert!(n1.has("p1", WEB));
+    });
+}
