@@ -1,4 +1,4 @@
-//! Asks `keel agent` on a node to run a command line, over the virtio port `org.evenkeel.keel`.
+//! Asks a program on a node to run a command line, over a virtio port: `keel agent`, or `lab-fault` for signals.
 //!
 //! ```text
 //! lab  -> run <id> <hex of the command line>\n

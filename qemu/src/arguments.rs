@@ -46,7 +46,7 @@ pub struct MachineSpec {
     pub personality: Vec<PathBuf>,
 }
 
-/// Descriptor numbers of the machine's ends of its three sockets.
+/// Descriptor numbers of the machine's ends of its sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
     /// QMP.
@@ -55,6 +55,8 @@ pub struct Descriptors {
     pub console: i32,
     /// The virtio port `org.evenkeel.keel`.
     pub agent: i32,
+    /// The virtio port `org.evenkeel.fault`.
+    pub faults: i32,
 }
 
 /// The arguments of `qemu-system-x86_64`. The machine starts stopped: links are set first, then it may run.
@@ -85,6 +87,8 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     line.add("-chardev", &format!("socket,id=agent,fd={}", fds.agent));
     line.add("-device", "virtio-serial-pci,addr=0x06");
     line.add("-device", "virtserialport,chardev=agent,name=org.evenkeel.keel");
+    line.add("-chardev", &format!("socket,id=faults,fd={}", fds.faults));
+    line.add("-device", "virtserialport,chardev=faults,name=org.evenkeel.fault");
 
     line.add("-device", "i6300esb,addr=0x03");
     line.add("-action", "watchdog=reset");
@@ -175,7 +179,7 @@ mod tests {
     }
 
     fn text(spec: &MachineSpec) -> String {
-        let fds = Descriptors { control: 10, console: 11, agent: 12 };
+        let fds = Descriptors { control: 10, console: 11, agent: 12, faults: 13 };
         let words = arguments(spec, fds).into_iter().map(|w| w.into_string().expect("plain text"));
         words.collect::<Vec<_>>().join(" ")
     }
@@ -189,6 +193,7 @@ mod tests {
             "-chardev socket,id=control,fd=10 -mon chardev=control,mode=control ",
             "-chardev socket,id=console,fd=11 -serial chardev:console ",
             "-device virtserialport,chardev=agent,name=org.evenkeel.keel ",
+            "-chardev socket,id=faults,fd=13 -device virtserialport,chardev=faults,name=org.evenkeel.fault ",
             "-device i6300esb,addr=0x03 -action watchdog=reset ",
             "-smbios type=11,path=/l/id-0 -smbios type=11,path=/l/id-1 ",
             "-drive if=none,id=d0,format=qcow2,cache=unsafe,file=/l,,1/disk.qcow2 ",

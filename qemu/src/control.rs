@@ -63,6 +63,15 @@ pub enum Request {
         /// Stop.
         frozen: bool,
     },
+    /// Send a signal to a program on a node.
+    Signal {
+        /// Where.
+        node: String,
+        /// The program's name.
+        program: String,
+        /// `KILL`, `STOP`, `CONT` or `TERM`.
+        signal: String,
+    },
     /// Accept TCP connections here and carry them to a VIP.
     Forward {
         /// Address and port of this host.
@@ -235,7 +244,7 @@ impl Client {
     }
 
     /// The next event or answer; `None` when the lab has ended. Waits as long as it takes.
-    pub fn next(&mut self) -> Result<Option<Reply>, LabError> {
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, LabError> {
         self.stream().set_read_timeout(None).map_err(LabError::io("wait for events"))?;
         read_line(&mut self.reader, REPLY_MAX).map_err(LabError::io("wait for events"))
     }

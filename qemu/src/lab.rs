@@ -356,6 +356,16 @@ impl Lab {
         self.machine(node)?.agent.run(node, line, limit)
     }
 
+    /// Sends a signal to a program on a node: `lab.signal("a1", "netd", "KILL")`.
+    pub fn signal(&self, node: &str, program: &str, signal: &str) -> Result<String, LabError> {
+        let answer =
+            self.machine(node)?.faults.run(node, &format!("signal {program} {signal}"), KEEL_LIMIT)?;
+        match answer.code {
+            0 => Ok(answer.text),
+            _ => Err(LabError::Machine { node: node.to_owned(), what: answer.text.trim().to_owned() }),
+        }
+    }
+
     /// Starts a measurement of a VIP.
     pub fn mark(&self, vip: &str) -> Result<(), LabError> {
         self.wires.mark(vip)

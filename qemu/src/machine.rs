@@ -94,6 +94,8 @@ pub struct Machine {
     pub serial: Arc<Serial>,
     /// Its command port.
     pub agent: Arc<Agent>,
+    /// The port of `lab-fault`, which speaks the agent's lines.
+    pub faults: Arc<Agent>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,7 +104,7 @@ impl Machine {
     pub fn new(spec: MachineSpec, dir: &Path, hub: Arc<Hub>) -> Result<Machine, LabError> {
         let name = spec.node.clone();
         let serial = Serial::open(&name, dir)?;
-        let agent = Arc::new(Agent::default());
+        let (agent, faults) = (Arc::new(Agent::default()), Arc::new(Agent::default()));
         let status = Arc::new(Mutex::new(Status {
             state: State::Off { reason: "never started".into() },
             pid: None,
@@ -118,6 +120,7 @@ impl Machine {
             hub,
             serial: Arc::clone(&serial),
             agent: Arc::clone(&agent),
+            faults: Arc::clone(&faults),
             status: Arc::clone(&status),
             inputs: inputs.clone(),
             running: None,
@@ -127,7 +130,7 @@ impl Machine {
             .name(format!("machine {name}"))
             .spawn(move || owner.run(&queue))
             .map_err(LabError::io("start a thread"))?;
-        Ok(Machine { name, inputs, status, serial, agent, thread: Some(thread) })
+        Ok(Machine { name, inputs, status, serial, agent, faults, thread: Some(thread) })
     }
 
     /// What is known about it now.
@@ -198,6 +201,7 @@ struct Owner {
     hub: Arc<Hub>,
     serial: Arc<Serial>,
     agent: Arc<Agent>,
+    faults: Arc<Agent>,
     status: Arc<Mutex<Status>>,
     inputs: Sender<Input>,
     running: Option<Running>,
@@ -329,10 +333,12 @@ impl Owner {
         let pair = || UnixStream::pair().map_err(failed("make sockets"));
         let ((control, control_end), (console, console_end), (agent, agent_end)) =
             (pair()?, pair()?, pair()?);
+        let (faults, faults_end) = pair()?;
         let fds = Descriptors {
             control: control_end.as_raw_fd(),
             console: console_end.as_raw_fd(),
             agent: agent_end.as_raw_fd(),
+            faults: faults_end.as_raw_fd(),
         };
         for nic in &self.spec.nics {
             let _ = std::fs::remove_file(&nic.machine_end); // of the process before
@@ -345,13 +351,17 @@ impl Owner {
             .map_err(LabError::io(format!("open {}", log_path.display())))?;
         let mut command = Command::new(QEMU);
         command.args(arguments(&self.spec, fds)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        sys::bind_to_thread(&mut command, [control_end, console_end, agent_end].map(OwnedFd::from).into());
+        sys::bind_to_thread(
+            &mut command,
+            [control_end, console_end, agent_end, faults_end].map(OwnedFd::from).into(),
+        );
         let mut child = command.spawn().map_err(LabError::io(format!("start {QEMU}")))?;
         drop(command); // closes our copies of the machine's ends: otherwise its death would go unnoticed
 
         let ready = || -> Result<Qmp, LabError> {
             self.serial.attach(console).map_err(failed("read the console"))?;
             self.agent.attach(agent).map_err(failed("read the command port"))?;
+            self.faults.attach(faults).map_err(failed("read the fault port"))?;
             let (inputs, life) = (self.inputs.clone(), self.life);
             let mut qmp = Qmp::start(control, CONTROL_LIMIT, move |event| {
                 // Nobody listens any more when the lab is ending.
@@ -372,6 +382,7 @@ impl Owner {
                 let _ = child.kill();
                 let _ = sys::wait_child(&mut child, END_LIMIT, None);
                 self.agent.detach();
+                self.faults.detach();
                 let words = last_words(&log_path);
                 Err(if words.is_empty() { error } else { self.error(format!("QEMU did not start{words}")) })
             }
@@ -387,6 +398,7 @@ impl Owner {
             self.tell("its QEMU process does not go away");
         }
         self.agent.detach();
+        self.faults.detach();
         self.update(|s| {
             s.state = State::Off { reason: reason.to_owned() };
             s.pid = None;

@@ -63,6 +63,13 @@ enum Command {
     Freeze { node: String },
     /// Let a frozen node go on.
     Thaw { node: String },
+    /// Send a signal to a program on a node: `signal a1 netd KILL`.
+    Signal {
+        node: String,
+        program: String,
+        #[arg(value_parser = ["KILL", "STOP", "CONT", "TERM"])]
+        signal: String,
+    },
     /// Print everything a node's console said.
     Logs { node: String },
     /// Carry TCP connections of this host to a VIP: `forward 127.0.0.1:8080 web-1:80`.
@@ -149,6 +156,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
         Command::Power { node, state } => ask(&Request::Power { node, on: matches!(state, OnOff::On) })?,
         Command::Freeze { node } => ask(&Request::Freeze { node, frozen: true })?,
         Command::Thaw { node } => ask(&Request::Freeze { node, frozen: false })?,
+        Command::Signal { node, program, signal } => ask(&Request::Signal { node, program, signal })?,
         Command::Logs { node } => {
             dir::check_name(&name)?;
             // Also after the lab's end: its logs stay until the next one of its name.

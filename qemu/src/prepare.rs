@@ -57,11 +57,12 @@ pub fn build(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, Lab
 fn image_options(programs: &Path, dir: &Path, offline: bool) -> BuildOptions {
     let mut options = BuildOptions::new(programs, dir.join("image.raw"));
     options.overlays = vec![programs::workspace().join("qemu/overlay")];
-    options.extra_files = vec![ExtraFile {
-        path: "/bin/demo-web".into(),
-        source: Source::Host(programs.join("demo-web")),
+    let program = |name: &str| ExtraFile {
+        path: format!("/bin/{name}"),
+        source: Source::Host(programs.join(name)),
         mode: 0o755,
-    }];
+    };
+    options.extra_files = vec![program("demo-web"), program("lab-fault")];
     options.watchdog_timeout = WATCHDOG_S;
     options.offline = offline;
     options.boot_files = true; // the accelerator's probe starts the kernel without firmware

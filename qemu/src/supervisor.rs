@@ -233,6 +233,9 @@ fn answer(shared: &Shared, request: Request) -> Result<Reply, LabError> {
             }
             done(format!("{node} {}", if frozen { "frozen" } else { "thawed" }))
         }
+        Request::Signal { node, program, signal } => {
+            done(lab.signal(&node, &program, &signal)?.trim().to_owned())
+        }
         Request::Forward { listen, to } => done(lab.forward(listen, &to)?),
         Request::Down => {
             let _ = shared.stop.send(());

@@ -149,7 +149,7 @@ pub fn down(commands: &mut Client, progress: &mut dyn Progress) -> Result<(), La
 }
 
 fn follow(mut owner: Client, news: &Sender<News>) {
-    while let Ok(Some(reply)) = owner.next() {
+    while let Ok(Some(reply)) = owner.next_reply() {
         if news.send(News::Lab(reply)).is_err() {
             return;
         }

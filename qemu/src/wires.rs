@@ -96,7 +96,14 @@ impl Wires {
         let ports = self.ports.clone();
         let names: BTreeMap<IpAddr, String> = self.vips.iter().map(|(n, v)| (v.address, n.clone())).collect();
         let tell = move || {
+            let mut answered = std::collections::BTreeSet::new();
             for event in events {
+                match &event {
+                    NetEvent::VipAnswered { ip, .. } => drop(answered.insert(*ip)),
+                    // Before a cluster has booted silence is no news.
+                    NetEvent::VipSilent { ip, .. } if !answered.contains(ip) => continue,
+                    _ => {}
+                }
                 let (subject, what) = describe(&event, &ports, &names);
                 hub.tell(subject, what);
             }

@@ -1,0 +1,418 @@
+//! The built image as a cluster in QEMU: what a user sees of each fault.
+//!
+//! One cluster is booted and serves all scenarios in their order; before each of them every fault is undone and every
+//! VIP answers. The name of a scenario is its row in `docs/scenarios.md`. Figures are medians over [`RUNS`] runs, told
+//! by the lab's probing host: an echo every 10 ms, and a question to all stations every 100 ms who owns a VIP.
+//!
+//! `cargo test -p evenkeel-tests --test e2e -- NAME` runs the scenarios whose names contain NAME; `--list` lists all.
+
+use lab::dir;
+use lab::events::Hub;
+use lab::lab::{Lab, LabSpec, test_name};
+use lab::machine::State;
+use lab::prepare::{self, Prepared};
+use lab::progress::Terminal;
+use lab::table::{self, seconds};
+use lab::test_command;
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+type Outcome = Result<String, Box<dyn Error>>;
+
+/// Repetitions of a fault.
+const RUNS: usize = 5;
+/// Undoing faults: hold-downs of ports grow to seconds when they are pulled often.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// A move that takes longer than this did not happen.
+const MOVE_LIMIT: Duration = Duration::from_secs(20);
+/// A node's whole way from reset to its prompt, beside three others.
+const REBOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// A scenario and what it needs.
+struct Scenario {
+    name: &'static str,
+    run: fn(&World) -> Outcome,
+}
+
+const SCENARIOS: [Scenario; 8] = [
+    Scenario { name: "v16_every_vip_is_served_after_power_on", run: v16_every_vip_is_served_after_power_on },
+    Scenario { name: "v01_port_pulled", run: v01_port_pulled },
+    Scenario { name: "v02_all_ports_of_a_node_pulled", run: v02_all_ports_of_a_node_pulled },
+    Scenario { name: "v03_netd_killed", run: v03_netd_killed },
+    Scenario { name: "v04b_node_frozen_and_thawed", run: v04b_node_frozen_and_thawed },
+    Scenario { name: "reboot_hands_over", run: reboot_hands_over },
+    Scenario {
+        name: "power_off_moves_vips_and_power_on_rejoins",
+        run: power_off_moves_vips_and_power_on_rejoins,
+    },
+    Scenario { name: "power_cuts_in_the_first_boot", run: power_cuts_in_the_first_boot },
+];
+
+/// The cluster and how it came up.
+struct World {
+    lab: Lab,
+    prepared: Prepared,
+    /// From power on to the last VIP's first answer.
+    served_after: Duration,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--list") {
+        SCENARIOS.iter().for_each(|s| println!("{}: test", s.name));
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen = |s: &&Scenario| filters.is_empty() || filters.iter().any(|f| s.name.contains(f.as_str()));
+    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(chosen).collect();
+    if chosen.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    match run(&chosen) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chosen: &[&Scenario]) -> Result<bool, Box<dyn Error>> {
+    let prepared = prepare::prepare(false, &mut Terminal::default())?;
+    let lab = Lab::start(LabSpec::demo(&test_name(), &prepared)?)?;
+    let since = Instant::now();
+    let booted = lab.boot().and_then(|()| lab.wait_for_vips());
+    let world = World { lab, prepared, served_after: since.elapsed() };
+    if let Err(error) = booted {
+        keep_logs(&world.lab, "boot");
+        return Err(error.into());
+    }
+    let mut rows = Vec::new();
+    let mut good = true;
+    for scenario in chosen {
+        let since = Instant::now();
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            settle(&world.lab)?;
+            (scenario.run)(&world)
+        }));
+        let (word, text) = match caught {
+            Ok(Ok(text)) => ("ok", text),
+            Ok(Err(error)) => ("FAILED", error.to_string()),
+            Err(_) => ("FAILED", "panicked, see above".to_owned()),
+        };
+        eprintln!("{} ... {word} ({}): {text}", scenario.name, seconds(since.elapsed()));
+        if word != "ok" {
+            good = false;
+            keep_logs(&world.lab, scenario.name);
+        }
+        rows.push([
+            scenario.name.to_owned(),
+            word.to_owned(),
+            text.lines().next().unwrap_or_default().to_owned(),
+        ]);
+    }
+    print!("\n{}", table::render(["SCENARIO", "RESULT", "MEASURED"], &rows));
+    Ok(good)
+}
+
+fn keep_logs(lab: &Lab, name: &str) {
+    let to = test_command::failure_dir().join(name);
+    match lab.keep_logs(&to) {
+        Ok(()) => eprintln!("logs and capture: {}", to.display()),
+        Err(error) => eprintln!("{}", error.chain()),
+    }
+}
+
+/// Undoes every fault and waits until the cluster is whole: all nodes up with every port operative, every VIP served.
+fn settle(lab: &Lab) -> Result<(), Box<dyn Error>> {
+    for node in lab.status().nodes {
+        match lab.power(&node.name)?.state {
+            State::Off { .. } => lab.power_on(&node.name)?,
+            State::Frozen => lab.thaw(&node.name)?,
+            State::On => {}
+        }
+        for port in node.ports.iter().filter_map(|p| p.strip_suffix('!')) {
+            lab.plug(&format!("{}:{port}", node.name))?;
+        }
+    }
+    lab.wait_for_vips()?;
+    lab.expect_within(SETTLE_LIMIT, "all nodes whole", || lab.nodes().iter().all(|n| whole(lab, &n.name)))?;
+    for (vip, _) in lab.wires().vips() {
+        lab.mark(vip)?;
+    }
+    Ok(())
+}
+
+/// All ports operative and all peers up, as the node itself says.
+fn whole(lab: &Lab, node: &str) -> bool {
+    let all = |command: &str, word: &str| {
+        lab.keel(node, command).is_ok_and(|text| {
+            let rows: Vec<&str> = text.lines().skip(1).collect();
+            !rows.is_empty() && rows.iter().all(|row| row.split_whitespace().any(|cell| cell == word))
+        })
+    };
+    lab.has_prompt(node) && all("show ports", "operative") && all("show peers", "up")
+}
+
+fn holder(lab: &Lab, vip: &str) -> Result<(String, String), Box<dyn Error>> {
+    let holder = lab.holder(vip).ok_or_else(|| format!("nobody answers for {vip}"))?;
+    let (node, port) = holder.split_once(':').ok_or_else(|| format!("{vip} is answered for by {holder}"))?;
+    Ok((node.to_owned(), port.to_owned()))
+}
+
+/// The other nodes of a node's group, and its partner.
+fn neighbours(lab: &Lab, node: &str) -> (Vec<String>, Option<String>) {
+    let me = lab.nodes().iter().find(|n| n.name == node).expect("a node of the lab");
+    let others = || lab.nodes().iter().filter(|n| n.name != node);
+    let group = others().filter(|n| n.group == me.group).map(|n| n.name.clone()).collect();
+    let partner = others().find(|n| n.pair.is_some() && n.pair == me.pair).map(|n| n.name.clone());
+    (group, partner)
+}
+
+/// Data ports of a node: those on the network that has VIPs.
+fn data_ports(lab: &Lab, node: &str) -> Vec<String> {
+    let node = lab.nodes().iter().find(|n| n.name == node).expect("a node of the lab");
+    let networks: Vec<_> = lab.wires().vips().map(|(_, vip)| vip.network.clone()).collect();
+    node.ports.iter().filter(|p| networks.contains(&p.network)).map(|p| p.id.port.0.clone()).collect()
+}
+
+/// Waits until the VIP is in reach again; how long it was not since its mark, and that never two answered.
+fn outage(lab: &Lab, vip: &str) -> Result<Duration, Box<dyn Error>> {
+    lab.expect_within(MOVE_LIMIT, &format!("{vip} in reach again"), || {
+        lab.wires()
+            .report(vip)
+            .is_ok_and(|r| r.reach.is_some_and(|reach| !reach.ongoing && reach.answered > 0))
+    })?;
+    let doubles = lab.double_owners(vip)?;
+    if doubles > 0 {
+        return Err(format!("{vip} was answered for by two stations {doubles} times").into());
+    }
+    Ok(lab.outage(vip)?)
+}
+
+/// Median and all figures.
+fn figures(mut values: Vec<Duration>) -> (Duration, String) {
+    values.sort();
+    let median = values[values.len() / 2];
+    let all: Vec<String> = values.iter().map(|v| v.as_millis().to_string()).collect();
+    (median, format!("median {} ms without service ({})", median.as_millis(), all.join(" ")))
+}
+
+fn at_most(median: Duration, limit: Duration, text: String) -> Outcome {
+    if median <= limit {
+        Ok(text)
+    } else {
+        Err(format!("{text}; at most {} ms are allowed", limit.as_millis()).into())
+    }
+}
+
+fn v16_every_vip_is_served_after_power_on(world: &World) -> Outcome {
+    let lab = &world.lab;
+    for (name, vip) in lab.wires().vips() {
+        let (node, port) = holder(lab, name)?;
+        let home = lab.nodes().iter().find(|n| n.name == vip.home.node.0).ok_or("a home that is no node")?;
+        let at = lab.nodes().iter().find(|n| n.name == node).ok_or("a holder that is no node")?;
+        if at.group != home.group || !data_ports(lab, &node).contains(&port) {
+            return Err(format!("{name} is on {node}:{port}, outside group {}", home.group).into());
+        }
+        if lab.double_owners(name)? > 0 {
+            return Err(format!("{name} had two holders").into());
+        }
+    }
+    Ok(format!("{} from power on to the last VIP's first answer", seconds(world.served_after)))
+}
+
+fn v01_port_pulled(world: &World) -> Outcome {
+    let lab = &world.lab;
+    let vip = "web-1";
+    let mut outages = Vec::new();
+    for _ in 0..RUNS {
+        settle(lab)?;
+        let (node, port) = holder(lab, vip)?;
+        let pulled = format!("{node}:{port}");
+        lab.mark(vip)?;
+        lab.unplug(&pulled)?;
+        lab.expect_within(MOVE_LIMIT, "the VIP on another port", || {
+            lab.holder(vip).is_some_and(|h| h != pulled)
+        })?;
+        let (after, _) = holder(lab, vip)?;
+        if after != node {
+            return Err(format!("{vip} went from {pulled} to {after}, though {node} has another port").into());
+        }
+        outages.push(outage(lab, vip)?);
+    }
+    let (median, text) = figures(outages);
+    at_most(median, Duration::from_millis(300), text)
+}
+
+fn v02_all_ports_of_a_node_pulled(world: &World) -> Outcome {
+    let lab = &world.lab;
+    let vip = "web-1";
+    let mut outages = Vec::new();
+    for _ in 0..RUNS {
+        settle(lab)?;
+        let (node, _) = holder(lab, vip)?;
+        let (group, partner) = neighbours(lab, &node);
+        lab.mark(vip)?;
+        for port in data_ports(lab, &node) {
+            lab.unplug(&format!("{node}:{port}"))?;
+        }
+        lab.expect_within(MOVE_LIMIT, "the VIP on another node", || {
+            holder(lab, vip).is_ok_and(|(now, _)| now != node)
+        })?;
+        outages.push(outage(lab, vip)?);
+        let (now, _) = holder(lab, vip)?;
+        if !group.contains(&now) || Some(&now) == partner.as_ref() {
+            return Err(format!("{vip} went from {node} to {now}, outside of its group").into());
+        }
+    }
+    let (median, text) = figures(outages);
+    at_most(median, Duration::from_secs(1), text)
+}
+
+fn v03_netd_killed(world: &World) -> Outcome {
+    let lab = &world.lab;
+    let vip = "shop-1";
+    let mut outages = Vec::new();
+    for _ in 0..RUNS {
+        settle(lab)?;
+        let (node, _) = holder(lab, vip)?;
+        lab.mark(vip)?;
+        lab.signal(&node, "netd", "KILL")?;
+        lab.expect_within(SETTLE_LIMIT, "netd back", || whole(lab, &node))?;
+        outages.push(outage(lab, vip)?);
+    }
+    let (median, text) = figures(outages);
+    at_most(median, Duration::from_secs(5), text)
+}
+
+fn v04b_node_frozen_and_thawed(world: &World) -> Outcome {
+    let lab = &world.lab;
+    let vip = "web-2";
+    let (mut outages, mut doubles) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        settle(lab)?;
+        let (node, _) = holder(lab, vip)?;
+        lab.mark(vip)?;
+        lab.freeze(&node)?;
+        lab.expect_within(MOVE_LIMIT, "the VIP on another node", || {
+            holder(lab, vip).is_ok_and(|(now, _)| now != node)
+        })?;
+        outages.push(outage(lab, vip)?);
+        // Its clocks stood still: until it hears of the others it believes in its lease. Measured, not forbidden.
+        lab.mark(vip)?;
+        lab.thaw(&node)?;
+        lab.expect_within(SETTLE_LIMIT, "the thawed node whole", || whole(lab, &node))?;
+        doubles.push(lab.double_owners(vip)?);
+    }
+    let (median, text) = figures(outages);
+    at_most(
+        median,
+        Duration::from_secs(5),
+        format!("{text}; double owner samples after each thaw: {doubles:?}"),
+    )
+}
+
+fn reboot_hands_over(world: &World) -> Outcome {
+    let lab = &world.lab;
+    let vip = "shop-2";
+    let (node, _) = holder(lab, vip)?;
+    let before = lab.power(&node)?.starts;
+    lab.mark(vip)?;
+    lab.keel(&node, "reboot --yes")?;
+    lab.expect_within(MOVE_LIMIT, "the VIP on another node", || {
+        holder(lab, vip).is_ok_and(|(now, _)| now != node)
+    })?;
+    let moved = outage(lab, vip)?;
+    let since = Instant::now();
+    lab.expect_within(REBOOT_LIMIT, "the node is back", || {
+        lab.power(&node).is_ok_and(|s| s.starts == before + 1) && whole(lab, &node)
+    })?;
+    let text =
+        format!("{} ms without service; node back after {}", moved.as_millis(), seconds(since.elapsed()));
+    at_most(moved, Duration::from_secs(1), text)
+}
+
+fn power_off_moves_vips_and_power_on_rejoins(world: &World) -> Outcome {
+    let lab = &world.lab;
+    let vip = "web-6";
+    let (node, _) = holder(lab, vip)?;
+    lab.mark(vip)?;
+    lab.power_off(&node)?;
+    lab.expect_within(MOVE_LIMIT, "the VIP on another node", || {
+        holder(lab, vip).is_ok_and(|(now, _)| now != node)
+    })?;
+    let moved = outage(lab, vip)?;
+    lab.power_on(&node)?;
+    let back = lab.expect_within(REBOOT_LIMIT, "the node is back", || whole(lab, &node))?;
+    let text = format!("{} ms without service; node back after {}", moved.as_millis(), seconds(back));
+    at_most(moved, Duration::from_secs(6), text)
+}
+
+/// A second lab of one node beside the first: its power is cut while its first boot writes its disk, at several points;
+/// after the last cut it boots and serves.
+fn power_cuts_in_the_first_boot(world: &World) -> Outcome {
+    const ALONE: &str = r#"
+schema = 1
+cluster = "alone"
+timing = { preset = "lab" }
+[networks]
+data = { v4 = "10.9.0.0/24" }
+mgmt = { v4 = "10.8.0.0/24" }
+[[node]]
+name = "n1"
+group = "g"
+port = [
+  { name = "p1", match = "pci:00:10.0", network = "data" },
+  { name = "m", match = "pci:00:11.0", network = "mgmt", v4 = "10.8.0.11" },
+]
+[[vip]]
+name = "web"
+group = "g"
+network = "data"
+address = "10.9.0.100"
+home = "n1:p1"
+"#;
+    let spec = LabSpec {
+        cluster: ALONE.into(),
+        cluster_path: "alone.toml".into(),
+        root: dir::default_root(),
+        ..LabSpec::demo(&test_name(), &world.prepared)?
+    };
+    let lab = Lab::start(spec)?;
+    let result = cut_and_boot(&lab);
+    if result.is_err() {
+        keep_logs(&lab, "power_cuts_in_the_first_boot_alone");
+    }
+    result
+}
+
+fn cut_and_boot(lab: &Lab) -> Outcome {
+    use std::os::unix::fs::MetadataExt;
+    let disk = lab.dir().join("n1/disk.qcow2");
+    let allocated = || std::fs::metadata(&disk).map(|m| m.blocks()).unwrap_or_default();
+    // The overlay grows with what the node writes; the loader writes nothing on an ordinary boot.
+    for growths in [1, 3, 6] {
+        lab.power_on("n1")?;
+        let (mut seen, mut last) = (0, allocated());
+        let hub = Hub::default();
+        let grown = hub.wait(REBOOT_LIMIT, Duration::from_millis(1), || {
+            let now = allocated();
+            if now > last {
+                (seen, last) = (seen + 1, now);
+            }
+            (seen >= growths || lab.has_prompt("n1")).then_some(seen)
+        });
+        lab.power_off("n1")?;
+        grown.ok_or_else(|| format!("the disk did not grow {growths} times"))?;
+    }
+    lab.power_on("n1")?;
+    lab.wait_for_vips()?;
+    lab.expect_within(REBOOT_LIMIT, "the prompt", || lab.has_prompt("n1"))?;
+    let state = lab.keel("n1", "show state")?;
+    let boot = state.lines().find(|l| l.starts_with("boot")).unwrap_or("no boot line").to_owned();
+    Ok(format!("3 cuts, then it serves; {boot}"))
+}
