@@ -79,8 +79,8 @@ impl HostConfig {
 pub struct ProbeTiming {
     /// Between two owner questions for one VIP; at least 10 ms.
     pub owner_interval: Duration,
-    /// Answers count as ownership at the instant of the question up to here. Longer finds double owners on slower
-    /// machines, and mistakes a quick move for one.
+    /// Answers count as ownership up to here after the question. Shorter misses double owners on slow machines;
+    /// longer makes more suspicions, each of which costs one more question.
     pub answer_window: Duration,
     /// Between two echoes to a measured VIP; at least 1 ms.
     pub reach_interval: Duration,
@@ -94,7 +94,7 @@ impl Default for ProbeTiming {
     fn default() -> ProbeTiming {
         ProbeTiming {
             owner_interval: Duration::from_millis(100),
-            answer_window: Duration::from_millis(100),
+            answer_window: Duration::from_millis(250),
             reach_interval: Duration::from_millis(5),
             outage_floor: Duration::from_millis(20),
             silent_after: Duration::from_secs(1),

@@ -18,8 +18,9 @@ use std::path::{Path, PathBuf};
 
 /// Frames that wait for a machine at most: two TCP windows of 64 KiB and some.
 pub const WAITING_MAX: usize = 128;
-/// A frame waits at most this long; later a client's retransmission is the better copy.
-pub const WAITING_TIME: Duration = Duration::from_millis(50);
+/// A frame waits at most this long, as emulated machines stand still for when the host is busy; later the sender's
+/// retransmission is the better copy.
+pub const WAITING_TIME: Duration = Duration::from_millis(200);
 /// Waiting frames are tried again this often: a full receiver gives no sign when it has room.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest path of a UNIX socket (`sockaddr_un` less the final zero).

@@ -1,16 +1,18 @@
-//! Who answers for an address? Questions carry numbers, so that each answer counts for the question it belongs to:
-//! two stations answering *one* question within its window is a double owner, two stations answering one after
-//! the other is a move.
+//! Who answers for an address? Questions carry numbers, so that each answer counts for the question it belongs to.
+//!
+//! Two stations that answer one question are a *suspicion* only: an emulated machine may find the question in its
+//! queue, take the address, and then answer what was asked before. So a suspicion is followed at once by a second
+//! question. A move cannot make the same two stations answer that as well; two owners do. A late answer shows life
+//! but not ownership.
 //!
 //! ```text
 //! unknown ──answer──> held(mac) ──answer of another, newer question──> held(other)     VipMoved
-//!    ^  VipAnswered     │  ^
-//!    │                  │  └── question closes with one answer ── double ── VipMoved if another is left
-//!    └──nothing for a   └──second answer in one window──────────────> double           DoubleOwner
+//!    ^  VipAnswered     │  ^ ^
+//!    │                  │  │ └── question closes with one answer ── double ── VipMoved if another is left
+//!    │                  │  └─ not both again (a quick move) ─┐        ^
+//!    └──nothing for a   └──second answer in one window──> suspicion ──┘ both again     DoubleOwner
 //!       while: silent ── VipSilent; the next answer: VipAnswered, and VipMoved if it is another's
 //! ```
-//! A late answer shows life but not ownership: an emulated machine may answer a question that waited in its queue
-//! from before the address came to it.
 
 use super::mac::Mac;
 use super::report::{Answer, DOUBLES_MAX, DoubleOwner, NetEvent};
@@ -29,6 +31,8 @@ struct Question {
     asked: Time,
     answers: Vec<Answer>,
     closed: bool,
+    /// The question whose two answers this one verifies.
+    verifies: Option<u32>,
 }
 
 /// The owner questions of one VIP.
@@ -45,6 +49,8 @@ pub(super) struct Owners {
     last: Option<Answer>,
     silent: bool,
     double: bool,
+    /// A question with two answers that is to be followed up.
+    suspicion: Option<u32>,
     /// Start of the time in which nobody answered.
     quiet_since: Time,
     /// When anybody last answered.
@@ -52,6 +58,7 @@ pub(super) struct Owners {
     pub(super) asked: u64,
     pub(super) samples: u64,
     pub(super) late: u64,
+    pub(super) quick_moves: u64,
     pub(super) doubles: Vec<DoubleOwner>,
     pub(super) doubles_seen: u64,
 }
@@ -68,11 +75,13 @@ impl Owners {
             last: None,
             silent: false,
             double: false,
+            suspicion: None,
             quiet_since: now,
             last_answer: None,
             asked: 0,
             samples: 0,
             late: 0,
+            quick_moves: 0,
             doubles: Vec::new(),
             doubles_seen: 0,
         }
@@ -80,8 +89,8 @@ impl Owners {
 
     /// Resets what is counted; the holder stays known.
     pub(super) fn mark(&mut self) {
-        (self.asked, self.samples, self.late, self.doubles_seen) = (0, 0, 0, 0);
-        self.doubles.clear();
+        (self.asked, self.samples, self.late, self.quick_moves, self.doubles_seen) = (0, 0, 0, 0, 0);
+        (self.doubles, self.suspicion) = (Vec::new(), None);
         // What was asked before the mark is not counted after it.
         self.questions.iter_mut().for_each(|q| q.closed = true);
     }
@@ -93,17 +102,29 @@ impl Owners {
 
     /// Opens a question and gives its number.
     pub(super) fn ask(&mut self, now: Time) -> u32 {
+        self.open(now, None)
+    }
+
+    /// Opens the question that follows up a suspicion, if there is one, and gives its number.
+    pub(super) fn follow_up(&mut self, now: Time) -> Option<u32> {
+        let suspicious = self.suspicion.take()?;
+        Some(self.open(now, Some(suspicious)))
+    }
+
+    fn open(&mut self, now: Time, verifies: Option<u32>) -> u32 {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         if self.questions.len() >= QUESTIONS_KEPT {
             self.questions.pop_front();
         }
-        self.questions.push_back(Question { number, asked: now, answers: Vec::new(), closed: false });
+        let answers = Vec::new();
+        self.questions.push_back(Question { number, asked: now, answers, closed: false, verifies });
         number
     }
 
     /// `mac` answers the newest question whose number ends in these bits (`modulus` is a power of two, at least
-    /// [`QUESTIONS_KEPT`]). Returns false when there is none: an old answer, or an invented one.
+    /// [`QUESTIONS_KEPT`]). Returns false when there is none: an old answer, or an invented one. Ask for
+    /// [`Owners::follow_up`] afterwards.
     pub(super) fn answered(
         &mut self,
         now: Time,
@@ -115,15 +136,15 @@ impl Owners {
         self.close_due(now, events);
         let found = self.questions.iter_mut().rev().find(|q| q.number % modulus == bits % modulus);
         let Some(question) = found.filter(|_| mac.is_station()) else { return false };
-        let number = question.number;
+        let (number, verifies) = (question.number, question.verifies);
         if question.closed {
             self.late += 1;
         } else if question.answers.iter().all(|a| a.mac != mac) && question.answers.len() < ANSWERS_MAX {
             question.answers.push(Answer { mac, at: now });
-            if question.answers.len() == 2 && !self.double {
-                self.double = true;
-                let macs = question.answers.iter().map(|a| a.mac).collect();
-                events.push(NetEvent::DoubleOwner { ip: self.ip, macs, at: now });
+            match (verifies, question.answers.len()) {
+                (None, 2) => self.suspicion = Some(number),
+                (Some(first), 2..) => self.verify(now, first, number, events),
+                _ => {}
             }
         }
         // Wrapping numbers: the newest is at most a queue's length ahead.
@@ -181,6 +202,31 @@ impl Owners {
         }
     }
 
+    /// Two answers to a question that followed a suspicion: are they the same two?
+    fn verify(&mut self, now: Time, first: u32, again: u32, events: &mut Vec<NetEvent>) {
+        let of = |number| self.questions.iter().find(|q| q.number == number);
+        let (Some(suspicious), Some(verifying)) = (of(first), of(again)) else { return };
+        let both = verifying.answers.iter().filter(|a| suspicious.answers.iter().any(|s| s.mac == a.mac));
+        let macs: Vec<Mac> = both.map(|a| a.mac).collect();
+        // Exactly two: a third answer to the same question is no further sample.
+        if macs.len() != 2 || verifying.answers.last().is_none_or(|last| last.mac != macs[1]) {
+            return;
+        }
+        self.doubles_seen += 1;
+        if self.doubles.len() < DOUBLES_MAX {
+            self.doubles.push(DoubleOwner {
+                asked: suspicious.asked,
+                answers: suspicious.answers.clone(),
+                asked_again: verifying.asked,
+                answers_again: verifying.answers.clone(),
+            });
+        }
+        if !self.double {
+            self.double = true;
+            events.push(NetEvent::DoubleOwner { ip: self.ip, macs, at: now });
+        }
+    }
+
     /// Counts the questions whose window is over.
     fn close_due(&mut self, now: Time, events: &mut Vec<NetEvent>) {
         let mut single = None;
@@ -189,23 +235,17 @@ impl Owners {
                 break; // asked in order, closed in order
             }
             question.closed = true;
-            self.asked += 1;
-            match &question.answers[..] {
-                [] => {}
-                [only] => {
-                    self.samples += 1;
-                    single = Some(*only);
-                }
-                several => {
-                    self.samples += 1;
-                    self.doubles_seen += 1;
-                    single = None;
-                    if self.doubles.len() < DOUBLES_MAX {
-                        let answers = several.to_vec();
-                        self.doubles.push(DoubleOwner { asked: question.asked, answers });
-                    }
-                }
+            if question.verifies.is_some() {
+                // Counted with the question it verifies.
+                self.quick_moves += u64::from(question.answers.len() < 2);
+                continue;
             }
+            self.asked += 1;
+            self.samples += u64::from(!question.answers.is_empty());
+            single = match question.answers[..] {
+                [only] => Some(only),
+                _ => None,
+            };
         }
         if let (true, Some(only)) = (self.double, single) {
             self.double = false;
@@ -241,6 +281,12 @@ mod tests {
             let number = o.ask(at(start));
             for mac in who {
                 assert!(o.answered(at(start + 5), number, WRAP, *mac, &mut events));
+            }
+            if let Some(again) = o.follow_up(at(start + 5)) {
+                for mac in who {
+                    assert!(o.answered(at(start + 10), again, WRAP, *mac, &mut events));
+                }
+                assert_eq!(o.follow_up(at(start + 10)), None, "one follow-up for a question");
             }
         }
         o.handle_timeout(at(from + rounds * 100), &mut events);
@@ -278,10 +324,11 @@ mod tests {
         let macs = vec![B, A];
         // The first answer of the episode may look like a move; from then on the holder is not argued about.
         assert_eq!(events.iter().filter(|e| matches!(e, NetEvent::DoubleOwner { .. })).count(), 1);
-        assert!(events.contains(&NetEvent::DoubleOwner { ip: IP, macs, at: at(205) }));
+        assert!(events.contains(&NetEvent::DoubleOwner { ip: IP, macs, at: at(210) }));
         assert!(events.iter().filter(|e| matches!(e, NetEvent::VipMoved { .. })).count() <= 1);
         assert_eq!((o.doubles_seen, o.samples), (3, 5));
-        assert_eq!(o.doubles[0].asked, at(200));
+        assert_eq!((o.doubles[0].asked, o.doubles[0].asked_again), (at(200), at(205)));
+        assert_eq!(o.quick_moves, 0);
         // One is left: the episode ends, and the holder is the one who is left.
         run(&mut o, 500, 2, &[A]);
         assert_eq!(o.holder(), Some(A));
@@ -295,6 +342,33 @@ mod tests {
             run(&mut o, round * 100, 1, &[if round % 2 == 0 { A } else { B }]);
         }
         assert_eq!((o.doubles_seen, o.samples), (0, 10));
+    }
+
+    /// The address moves while a question is on its way; both stations answer it in good faith.
+    #[test]
+    fn a_move_under_way_is_no_double_owner() {
+        for then in [&[B][..], &[A], &[]] {
+            let mut o = owners();
+            run(&mut o, 0, 2, &[A]);
+            let mut events = Vec::new();
+            let number = o.ask(at(200));
+            o.answered(at(205), number, WRAP, A, &mut events);
+            o.answered(at(260), number, WRAP, B, &mut events);
+            let again = o.follow_up(at(260)).unwrap();
+            for mac in then {
+                o.answered(at(265), again, WRAP, *mac, &mut events);
+            }
+            // And back again, the same way: the first suspicion must not prove the second.
+            let back = o.ask(at(300));
+            o.answered(at(305), back, WRAP, B, &mut events);
+            o.answered(at(306), back, WRAP, A, &mut events);
+            let again = o.follow_up(at(306)).unwrap();
+            o.answered(at(310), again, WRAP, A, &mut events);
+            o.handle_timeout(at(500), &mut events);
+            assert_eq!((o.doubles_seen, o.quick_moves, o.samples), (0, 2, 4), "{then:?}: {events:?}");
+            assert!(events.iter().all(|e| matches!(e, NetEvent::VipMoved { .. })), "{events:?}");
+            assert_eq!(o.holder(), Some(A));
+        }
     }
 
     #[test]
@@ -338,10 +412,16 @@ mod tests {
         let mut o = owners();
         run(&mut o, 0, 5, &[A, B]);
         let open = o.ask(at(500));
-        o.mark();
         let mut events = Vec::new();
         o.answered(at(505), open, WRAP, A, &mut events);
         o.answered(at(506), open, WRAP, B, &mut events);
+        o.mark();
+        assert_eq!(o.follow_up(at(506)), None);
+        let open = o.ask(at(507));
+        o.mark();
+        o.answered(at(508), open, WRAP, A, &mut events);
+        o.answered(at(509), open, WRAP, B, &mut events);
+        assert_eq!(o.follow_up(at(509)), None);
         o.handle_timeout(at(700), &mut events);
         assert_eq!((o.asked, o.samples, o.doubles_seen, o.doubles.len()), (0, 0, 0, 0));
     }

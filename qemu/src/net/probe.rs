@@ -196,6 +196,7 @@ impl ProbeHost {
             samples: owners.samples,
             double_owner_samples: owners.doubles.clone(),
             double_owners_seen: owners.doubles_seen,
+            quick_moves: owners.quick_moves,
             late_answers: owners.late,
             reach: watched.reach.as_ref().map(|r| r.report(now)),
         })
@@ -257,6 +258,7 @@ impl ProbeHost {
             match arp.target_mac.number_after(Mac::QUESTION_V4_PREFIX) {
                 Some(number) if arp.reply => {
                     w.owners.answered(now, number, V4_NUMBERS, arp.sender_mac, &mut out.events);
+                    out.frames.extend(w.owners.follow_up(now).map(|n| owner_question(arp.sender.into(), n)));
                 }
                 _ => {
                     if let Some(reach) = &mut w.reach {
@@ -330,6 +332,7 @@ impl ProbeHost {
         match question_slot(say.destination) {
             Some(slot) => {
                 w.owners.answered(now, slot, V6_NUMBERS, mac, &mut out.events);
+                out.frames.extend(w.owners.follow_up(now).map(|n| owner_question(say.target.into(), n)));
             }
             None => {
                 if let Some(reach) = &mut w.reach {
@@ -437,7 +440,12 @@ mod tests {
     }
 
     fn probe() -> ProbeHost {
-        ProbeHost::new(&host(), ProbeTiming::default(), 7)
+        ProbeHost::new(&host(), timing(), 7)
+    }
+
+    /// Windows that end before the next question make for easy counting.
+    fn timing() -> ProbeTiming {
+        ProbeTiming { answer_window: Duration::from_millis(100), ..ProbeTiming::default() }
     }
 
     fn vips() -> [IpAddr; 3] {
@@ -499,7 +507,7 @@ mod tests {
             let doubles = events.iter().filter(|e| matches!(e, NetEvent::DoubleOwner { .. })).count();
             assert_eq!(doubles, 1, "{vip}: {events:?}");
             let report = p.report(at(1050), vip).unwrap();
-            assert_eq!(report.double_owner_samples.len(), 10);
+            assert_eq!(report.double_owner_samples.len(), 11);
             let macs: Vec<Mac> = report.double_owner_samples[3].answers.iter().map(|a| a.mac).collect();
             assert_eq!(macs, [A, B]);
         }
@@ -561,6 +569,7 @@ mod tests {
         assert!((690..=715).contains(&longest), "{longest} ms");
     }
 
+    /// Both stations answer, but of an instant that is long past.
     #[test]
     fn slow_answers_are_late_not_double() {
         let [vip, ..] = vips();
@@ -629,7 +638,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_watched_is_refused() {
-        let mut p = ProbeHost::new(&HostConfig { v6: None, ..host() }, ProbeTiming::default(), 7);
+        let mut p = ProbeHost::new(&HostConfig { v6: None, ..host() }, timing(), 7);
         let [v4, v6, link_local] = vips();
         assert_eq!(p.watch(at(0), v6, true), Err(WatchError::NoSource { ip: v6 }));
         assert_eq!(p.watch(at(0), v6, false), Ok(()));

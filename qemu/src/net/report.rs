@@ -24,10 +24,13 @@ pub struct VipReport {
     pub questions: u64,
     /// Those of them that were answered within it.
     pub samples: u64,
-    /// Questions that two or more stations answered within the window; the first [`DOUBLES_MAX`].
+    /// Questions that two or more stations answered within the window, and the same two the question after it; the
+    /// first [`DOUBLES_MAX`].
     pub double_owner_samples: Vec<DoubleOwner>,
     /// How many there were.
     pub double_owners_seen: u64,
+    /// Questions that two stations answered, but not again: the address moved while the question was on its way.
+    pub quick_moves: u64,
     /// Answers that came after their window: they show life, not ownership at the instant of the question.
     pub late_answers: u64,
     /// What the echoes say, when reachability is measured.
@@ -39,13 +42,17 @@ pub const DOUBLES_MAX: usize = 64;
 /// Outages kept for each VIP between two marks: the longest ones.
 pub const OUTAGES_MAX: usize = 256;
 
-/// A question that several stations answered.
+/// A question that several stations answered, and again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoubleOwner {
     /// When it was asked.
     pub asked: Time,
     /// Who answered, in order; at most [`super::owners::ANSWERS_MAX`].
     pub answers: Vec<Answer>,
+    /// When the verifying question was asked: after the second answer.
+    pub asked_again: Time,
+    /// Who answered that, up to the verdict.
+    pub answers_again: Vec<Answer>,
 }
 
 /// One station's answer to an owner question.
@@ -120,13 +127,13 @@ pub enum NetEvent {
         /// When that was found.
         at: Time,
     },
-    /// Two or more stations answered one question. Told once until a question has a single answer again.
+    /// Two stations answered one question, and the next. Told once until a question has a single answer again.
     DoubleOwner {
         /// The address.
         ip: IpAddr,
         /// Who answered.
         macs: Vec<Mac>,
-        /// When the second answer came.
+        /// When that was certain.
         at: Time,
     },
     /// The capture has ended by itself.

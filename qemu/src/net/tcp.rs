@@ -473,3 +473,251 @@ impl phy::TxToken for OutboundRoom<'_> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Responder, TcpServers};
+    use super::*;
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+    const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+
+    fn host() -> TcpHost {
+        let config = HostConfig {
+            segment: "data".into(),
+            v4: Some("10.9.0.251/24".parse().unwrap()),
+            v6: Some("fd09::251/64".parse().unwrap()),
+        };
+        TcpHost::new(Time::ZERO, &config, 3)
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::ZERO + Duration::from_millis(ms)
+    }
+
+    fn targets() -> [SocketAddr; 2] {
+        ["10.9.0.100:7", "[fd09::100]:7"].map(|t| t.parse().unwrap())
+    }
+
+    /// Carries frames between the host and a machine until nothing more is said.
+    fn settle(now: Time, tcp: &mut TcpHost, servers: &mut TcpServers) {
+        for _ in 0..20 {
+            let (mut to_machine, mut to_host) = (Vec::new(), Vec::new());
+            tcp.poll(now, &mut to_machine);
+            servers.turn(None, &mut to_host);
+            to_machine.iter().for_each(|frame| servers.turn(Some(frame), &mut to_host));
+            to_host.iter().for_each(|frame| tcp.ingest(frame));
+        }
+    }
+
+    #[test]
+    fn a_stream_carries_bytes_and_ends_in_order() {
+        for (target, net) in targets().into_iter().zip(["10.9.0.100/24", "fd09::100/64"]) {
+            let mut tcp = host();
+            let mut servers = TcpServers::new(A, net.parse().unwrap(), "a");
+            let key = tcp.open(at(0), target).unwrap();
+            assert_eq!(tcp.state(at(0), key), StreamState::Connecting);
+            settle(at(1), &mut tcp, &mut servers);
+            assert_eq!(tcp.state(at(1), key), StreamState::Open);
+            let sent = tcp.send_with(key, |room| {
+                room[..5].copy_from_slice(b"hello");
+                (5, ())
+            });
+            assert_eq!(sent, Some(()));
+            tcp.finish(key);
+            settle(at(2), &mut tcp, &mut servers);
+            let mut got = Vec::new();
+            let mut take = |tcp: &mut TcpHost| {
+                tcp.receive(key, |bytes| {
+                    got.extend_from_slice(bytes);
+                    bytes.len()
+                })
+            };
+            assert_eq!((take(&mut tcp), take(&mut tcp)), (Received::Bytes(5), Received::End));
+            assert_eq!(got, b"hello");
+            settle(at(3), &mut tcp, &mut servers);
+            assert_eq!(tcp.state(at(3), key), StreamState::Finished);
+            tcp.remove(at(3), key);
+            settle(at(4), &mut tcp, &mut servers);
+            assert_eq!(tcp.len(), 0);
+        }
+    }
+
+    #[test]
+    fn refusal_silence_and_bounds_have_names() {
+        let mut tcp = host();
+        let mut servers = TcpServers::new(A, "10.9.0.100/24".parse().unwrap(), "a");
+        let refused: SocketAddr = "10.9.0.100:1".parse().unwrap();
+        let key = tcp.open(at(0), refused).unwrap();
+        settle(at(1), &mut tcp, &mut servers);
+        assert_eq!(tcp.state(at(1), key), StreamState::Failed(TcpError::Refused { target: refused }));
+        let nobody: SocketAddr = "10.9.0.99:1".parse().unwrap();
+        let key = tcp.open(at(2), nobody).unwrap();
+        settle(at(9000), &mut tcp, &mut servers);
+        assert_eq!(tcp.state(at(9000), key), StreamState::Connecting);
+        assert!(tcp.next_wakeup(at(9000)).is_some_and(|next| next <= at(10_002)));
+        let failed = TcpError::NoConnection { target: nobody, seconds: 10.0 };
+        assert_eq!(tcp.state(at(10_002), key), StreamState::Failed(failed));
+        for _ in 2..STREAMS_MAX {
+            tcp.open(at(10_002), nobody).unwrap();
+        }
+        assert_eq!(tcp.open(at(10_002), nobody), Err(TcpError::TooMany { target: nobody }));
+        for bad in ["10.9.0.251:1", "10.9.0.255:1", "0.0.0.0:1", "224.0.0.1:1", "[ff02::1]:1", "10.9.0.9:0"] {
+            let target = bad.parse().unwrap();
+            assert_eq!(tcp.check(target), Err(TcpError::BadTarget { target }));
+        }
+        for off in ["10.8.0.9:1", "[fe80::1]:1"] {
+            let target = off.parse().unwrap();
+            assert_eq!(tcp.check(target), Err(TcpError::OffLink { target }));
+        }
+    }
+
+    /// A peer that takes the stream and vanishes does not keep it for ever.
+    #[test]
+    fn a_given_up_stream_goes_in_time() {
+        let mut tcp = host();
+        let mut servers = TcpServers::new(A, "10.9.0.100/24".parse().unwrap(), "a");
+        let key = tcp.open(at(0), targets()[0]).unwrap();
+        settle(at(1), &mut tcp, &mut servers);
+        tcp.remove(at(1), key);
+        let mut out = Vec::new();
+        tcp.poll(at(2), &mut out);
+        assert_eq!(tcp.len(), 1);
+        for now in [2002, 2003] {
+            tcp.poll(at(now), &mut out);
+        }
+        assert_eq!(tcp.len(), 0);
+    }
+
+    /// Neighbours are learned from announcements, but only of peers.
+    #[test]
+    fn announcements_of_peers_are_heard() {
+        for target in targets() {
+            let mut tcp = host();
+            let b = Responder::new(B, &[target.ip()]);
+            tcp.ingest(&b.announce(target.ip()));
+            assert!(!tcp.has_inbound());
+            tcp.open(at(0), target).unwrap();
+            tcp.ingest(&b.announce(target.ip()));
+            let mut out = Vec::new();
+            tcp.poll(at(0), &mut out);
+            // No question is asked: the connection's first segment goes there at once.
+            assert_eq!(frames::stations(&out[0]), Some((Mac::TCP, B)), "{target}");
+            assert!(matches!(frames::parse(&out[0]).unwrap().packet, Packet::Tcp { .. }));
+        }
+    }
+
+    fn segment(
+        v6: bool,
+        ports: (u16, u16),
+        numbers: (u32, u32),
+        flags: u8,
+        window: u16,
+        data: &[u8],
+    ) -> Vec<u8> {
+        let link = PacketBuilder::ethernet2(A.0, Mac::TCP.0);
+        let ip = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+        let step = match v6 {
+            true => link.ipv6(ip("fd09::100"), ip("fd09::251"), 64),
+            false => link.ipv4([10, 9, 0, 100], [10, 9, 0, 251], 64),
+        };
+        let mut step = step.tcp(ports.0, ports.1, numbers.0, window);
+        for bit in (0..6).filter(|bit| flags & (1 << bit) != 0) {
+            step = match bit {
+                0 => step.fin(),
+                1 => step.syn(),
+                2 => step.rst(),
+                3 => step.psh(),
+                4 => step.ack(numbers.1),
+                _ => step.urg(9),
+            };
+        }
+        let mut out = Vec::new();
+        step.write(&mut out, data).unwrap();
+        out
+    }
+
+    proptest! {
+        /// smoltcp checks its invariants by assertions; nothing that is let through may break one.
+        #[test]
+        fn any_frame_is_borne(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let mut tcp = host();
+            let _ = targets().map(|t| tcp.open(at(0), t).unwrap());
+            tcp.ingest(&bytes);
+            tcp.poll(at(1), &mut Vec::new());
+        }
+
+        #[test]
+        fn any_neighbour_talk_is_borne(
+            which in 0..3usize,
+            reply in any::<bool>(),
+            stations in any::<[[u8; 6]; 2]>(),
+            picks in any::<[u8; 3]>(),
+        ) {
+            let v4 = [[0, 0, 0, 0], [10, 9, 0, 100], [10, 9, 0, 251], [224, 0, 0, 1], [255; 4], [127, 0, 0, 1]];
+            let v6 = ["::", "fd09::100", "fd09::251", "ff02::1", "::1", "ff02::1:ff00:251", "fe80::1"];
+            let v4 = |n: u8| Ipv4Addr::from(v4[usize::from(n) % v4.len()]);
+            let v6 = |n: u8| v6[usize::from(n) % v6.len()].parse::<Ipv6Addr>().unwrap();
+            let [x, y, z] = picks;
+            let [from, told] = stations.map(Mac);
+            let frame = match which {
+                0 => frames::arp(Mac::TCP, &Arp { reply, sender_mac: from, sender: v4(x), target_mac: told, target: v4(y) }),
+                1 => frames::solicit(from, Mac::TCP, &frames::Solicit {
+                    source: v6(x), destination: v6(y), target: v6(z), source_mac: reply.then_some(told),
+                }),
+                _ => frames::advertise(from, Mac::TCP, &Advertise {
+                    source: v6(x), destination: v6(y), target: v6(z), target_mac: reply.then_some(told),
+                    solicited: reply, overrides: x > 127,
+                }),
+            };
+            let mut tcp = host();
+            let _ = targets().map(|t| tcp.open(at(0), t).unwrap());
+            for now in 0..3 {
+                tcp.ingest(&frame);
+                tcp.poll(at(now), &mut Vec::new());
+            }
+        }
+
+        /// Segments with right checksums, in and around the windows of streams that are open.
+        #[test]
+        fn any_segments_are_borne(
+            segments in proptest::collection::vec(
+                (any::<bool>(), -50..200i32, -50..50i32, any::<u8>(), any::<u16>(), 0..40usize), 1..16,
+            ),
+        ) {
+            let mut tcp = host();
+            let keys = targets().map(|t| tcp.open(at(0), t).unwrap());
+            let first = tcp.next_port - 2;
+            let numbers = targets().map(|target| {
+                tcp.ingest(&Responder::new(A, &[target.ip()]).announce(target.ip()));
+                let mut out = Vec::new();
+                tcp.poll(at(0), &mut out);
+                let v6 = target.is_ipv6();
+                let is_syn = |f: &&Vec<u8>| matches!(frames::parse(f).unwrap().packet, Packet::Tcp { .. });
+                let syn = out.iter().find(is_syn).unwrap();
+                let number = if v6 { 14 + 40 + 4 } else { 14 + 20 + 4 };
+                let theirs = u32::from_be_bytes(syn[number..number + 4].try_into().unwrap());
+                let ports = (7, first + u16::from(v6));
+                tcp.ingest(&segment(v6, ports, (1000, theirs.wrapping_add(1)), 0b01_0010, 500, &[]));
+                tcp.poll(at(0), &mut out);
+                theirs.wrapping_add(1)
+            });
+            prop_assert_eq!(keys.map(|key| tcp.state(at(0), key)), [StreamState::Open, StreamState::Open]);
+            for (n, (v6, sequence, ack, flags, window, length)) in segments.into_iter().enumerate() {
+                let now = at(n as u64 * 50);
+                let ports = (7, first + u16::from(v6));
+                let both = (1001u32.wrapping_add_signed(sequence), numbers[usize::from(v6)].wrapping_add_signed(ack));
+                // Bytes on their way make acknowledgements meaningful.
+                tcp.send_with(keys[usize::from(v6)], |room| (room.len().min(10), ()));
+                tcp.ingest(&segment(v6, ports, both, flags, window, &vec![1; length]));
+                tcp.poll(now, &mut Vec::new());
+                for key in keys {
+                    tcp.receive(key, <[u8]>::len);
+                    tcp.state(now, key);
+                }
+            }
+        }
+    }
+}

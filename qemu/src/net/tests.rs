@@ -59,8 +59,7 @@ impl World {
         let config = FabricConfig {
             ports: ports.collect(),
             probe: Some(host(250)),
-            // Loaded hosts answer late; the tests of the pure parts look at the default window.
-            timing: ProbeTiming { answer_window: Duration::from_millis(90), ..ProbeTiming::default() },
+            timing: ProbeTiming::default(),
             tcp: Some(host(251)),
             capture: Some(dir.path().join("all.pcap")),
             seed: 1,
