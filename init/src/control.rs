@@ -135,3 +135,109 @@ fn deliver(socket: &OwnedFd, reply: &Reply) -> bool {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     send(socket.as_raw_fd(), &envelope::encode(reply), flags).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{connect, getsockname};
+    use std::path::PathBuf;
+
+    /// A server in a directory that goes with it.
+    struct Place(PathBuf, Server);
+
+    impl Place {
+        fn new(test: &str) -> Place {
+            let directory =
+                std::env::temp_dir().join(format!("evenkeel-control-{}-{test}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            let server = Server::listen(&directory.join("s")).unwrap();
+            Place(directory, server)
+        }
+
+        fn client(&mut self, now: Time) -> OwnedFd {
+            let s = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK, None).unwrap();
+            let address: UnixAddr = getsockname(self.1.listener.as_raw_fd()).unwrap();
+            connect(s.as_raw_fd(), &address).unwrap();
+            self.1.accept(now);
+            s
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// What the client finds in its socket: a reply, the end, or nothing yet.
+    fn find(client: &OwnedFd) -> Option<Option<Reply>> {
+        let mut buffer = vec![0; proto::control::PACKET_MAX];
+        match recv(client.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) | Err(nix::errno::Errno::ECONNRESET) => Some(None),
+            Ok(n) => Some(Some(envelope::decode(&buffer[..n]).unwrap())),
+            Err(_) => None,
+        }
+    }
+
+    fn say(client: &OwnedFd, bytes: &[u8]) {
+        send(client.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).unwrap();
+    }
+
+    #[test]
+    fn silence_closes_a_client_and_requests_keep_it() {
+        let mut p = Place::new("silence");
+        let client = p.client(at(0));
+        assert_eq!(p.1.next_wakeup(), Some(at(10)));
+        say(&client, &envelope::encode(&Request::System));
+        assert_eq!(p.1.receive(at(9), 0), Some(Request::System));
+        p.1.handle_timeout(at(18));
+        assert_eq!((p.1.clients().count(), find(&client)), (1, None));
+        p.1.handle_timeout(at(19));
+        assert_eq!((p.1.clients().count(), find(&client)), (0, Some(None)));
+        assert_eq!(p.1.next_wakeup(), None);
+    }
+
+    #[test]
+    fn clients_are_bounded_in_number() {
+        let mut p = Place::new("bound");
+        let mut clients: Vec<_> = (0..CLIENTS_MAX).map(|_| p.client(at(0))).collect();
+        let late = p.client(at(0));
+        assert!(matches!(find(&late), Some(Some(Reply::Refused { .. }))));
+        assert_eq!(find(&late), Some(None), "and closed");
+        clients.pop();
+        assert_eq!(p.1.receive(at(1), CLIENTS_MAX as u64 - 1), None);
+        let next = p.client(at(1));
+        assert_eq!((p.1.clients().count(), find(&next)), (CLIENTS_MAX, None), "a closed one makes room");
+    }
+
+    #[test]
+    fn what_is_no_request_is_answered_and_ends_the_connection() {
+        let mut p = Place::new("malformed");
+        let longest = HEADER_LEN + Request::MAX_LEN;
+        for (id, bytes) in
+            [vec![0xff; 3], vec![0; longest], vec![0; longest + 1], vec![1; 64 * 1024]].iter().enumerate()
+        {
+            let client = p.client(at(0));
+            say(&client, bytes);
+            assert_eq!(p.1.receive(at(0), id as u64), None);
+            assert!(matches!(find(&client), Some(Some(Reply::Refused { .. }))), "{} bytes", bytes.len());
+            assert_eq!(find(&client), Some(None));
+        }
+        assert_eq!(p.1.receive(at(0), 99), None, "a client that never was");
+    }
+
+    #[test]
+    fn a_client_that_reads_nothing_is_dropped_not_waited_for() {
+        let mut p = Place::new("deaf");
+        let _client = p.client(at(0));
+        let large = Reply::Refused { reason: "x".repeat(100 * 1024) };
+        for _ in 0..100 {
+            p.1.reply(0, &large);
+        }
+        assert_eq!(p.1.clients().count(), 0);
+    }
+}

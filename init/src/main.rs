@@ -45,16 +45,14 @@ use shutdown::End;
 const EXIT_REBOOT: u8 = 10;
 
 fn main() -> ExitCode {
-    std::panic::set_hook(Box::new(|info| {
-        let record = format!("<2>init: internal error: {info}\n");
-        // The kernel's log survives in pstore; standard error is where the container mode is read.
-        let _ = std::fs::write("/dev/kmsg", &record);
-        eprint!("{record}");
-    }));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_none_or(|a| a != "--container") {
         // The kernel passes words of its command line that it does not know as arguments: they are not looked at.
         if std::process::id() == 1 {
+            // The kernel's log survives in pstore; standard error leads nowhere.
+            std::panic::set_hook(Box::new(|info| {
+                let _ = std::fs::write("/dev/kmsg", format!("<2>init: internal error: {info}\n"));
+            }));
             boot::run();
         }
         eprintln!(

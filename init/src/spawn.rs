@@ -3,6 +3,7 @@
 //! There is no pidfd: init is the only one who reaps its children, so a process number is good until init itself
 //! has collected its end, and the end is learnt from SIGCHLD like that of any orphan.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -51,26 +52,20 @@ pub(crate) fn spawn(unit: &Unit, cgroups: &Cgroups, output: &OwnedFd) -> Result<
             Stdio::Captured { input: File::open("/dev/null").map_err(fail("/dev/null"))?.into(), output }
         }
     };
-    let mut variables = vec!["PATH=/bin".to_owned()];
-    for (key, default) in [("TERM", "dumb")] {
-        if !unit.environment.contains_key(key) {
-            variables.push(format!("{key}={default}"));
-        }
-    }
-    variables.extend(unit.environment.iter().filter(|(k, _)| *k != "PATH").map(|(k, v)| format!("{k}={v}")));
-    if let (Some(path), Some(first)) = (unit.environment.get("PATH"), variables.first_mut()) {
-        *first = format!("PATH={path}");
-    }
+    let notify_number = NOTIFY_FD.to_string();
+    let mut variables = BTreeMap::from([("PATH", "/bin"), ("TERM", "dumb")]);
+    variables.extend(unit.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
     let (notify, notify_writer) = match unit.ready {
         Readiness::Notify => {
             let (reader, writer) = pipe()?;
             nonblocking(&reader).map_err(fail("cannot prepare its readiness pipe"))?;
-            variables.push(format!("NOTIFY_FD={NOTIFY_FD}"));
+            variables.insert("NOTIFY_FD", &notify_number);
             (Some(reader), Some(writer))
         }
         Readiness::Exec => (None, None),
     };
-    let environment = variables.iter().map(|v| c_string(v)).collect::<Result<Vec<_>, _>>()?;
+    let environment =
+        variables.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
     let (report, report_writer) = pipe()?;
     nonblocking(&report).map_err(fail("cannot prepare its report pipe"))?;
     let cgroup = cgroups.enter(&unit.name).map_err(fail("cannot make its control group"))?;

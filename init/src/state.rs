@@ -42,7 +42,7 @@ const PARTITIONS_MAX: usize = 256;
 pub(crate) fn bring_up(host: &mut Host) -> Result<String, String> {
     let device = find(host)?;
     let path = format!("/dev/{device}");
-    check(host, &path)?;
+    check(host, &path);
     let flags = mounts::DATA | MsFlags::MS_NOATIME;
     attempt(host, MOUNT_LIMIT, || {
         mount(Some(path.as_str()), MOUNT_POINT, Some("ext4"), flags, Some("data=ordered"))
@@ -144,11 +144,11 @@ pub(crate) fn partitions() -> Vec<Partition> {
 }
 
 /// Runs the checker where the image has one. What it cannot repair is for a person to decide.
-fn check(host: &mut Host, path: &str) -> Result<(), String> {
+fn check(host: &mut Host, path: &str) {
     if !Path::new(CHECKER).exists() {
-        return Ok(());
+        return;
     }
-    let code = attempt(host, CHECK_LIMIT, || {
+    let result = attempt(host, CHECK_LIMIT, || {
         let status = Command::new(CHECKER).args(["-p", path]).output();
         let output = status.map_err(|e| format!("{CHECKER}: {}", sys::errno_text(&e)))?;
         let text = String::from_utf8_lossy(&output.stdout).trim().replace('\n', " | ");
@@ -158,12 +158,11 @@ fn check(host: &mut Host, path: &str) -> Result<(), String> {
             code => Err(format!("{CHECKER} ended with {code:?}: {text}")),
         }
     });
-    match code {
+    match result {
         Ok(text) => host.log.info(format_args!("STATE: checked: {text}")),
         // The kernel's own mount is the judge of what can still be used.
         Err(error) => host.log.error(format_args!("STATE: {path} is not clean: {error}")),
     }
-    Ok(())
 }
 
 /// Grows the mounted file system on `device` to its partition.
