@@ -17,8 +17,8 @@ mod rules;
 mod types;
 
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics};
-pub use raw::{GROUP_VIPS_MAX, NETWORKS_MAX, NODES_MAX, PORTS_MAX, VIPS_MAX};
 pub(crate) use raw::is_name;
+pub use raw::{GROUP_VIPS_MAX, NETWORKS_MAX, NODES_MAX, PORTS_MAX, VIPS_MAX};
 pub use types::*;
 
 use diagnostic::{Place, Sink};
