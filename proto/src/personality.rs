@@ -47,7 +47,7 @@ impl Message for Personality {
 }
 
 /// One of the strings a personality is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// `evenkeel.node`, the node's name.
     Node,

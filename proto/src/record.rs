@@ -26,7 +26,7 @@ pub const VERSION_MAX: usize = 64;
 impl Message for NodeRecord {
     const KIND: u16 = kind::NODE_RECORD;
     const VERSION: u16 = 1;
-    /// Twice the longest today: fields are only appended.
+    /// Twice the longest today: a record's file never grows, and a later layout has to fit into it.
     const MAX_LEN: usize = 2 * (10 + 2 * (1 + BOOT_ID_LEN) + 33 + 1 + VERSION_MAX);
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Text form, one line, no spaces needed: `a1:<64 hex digits>,a2:<64 hex digits>`.
 
-use crate::cluster::NodeName;
+use crate::cluster::{NodeName, is_name};
 use core::fmt;
 use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -13,9 +13,6 @@ pub const MAX_ENTRIES: usize = 256;
 
 /// Longest text form in bytes that is looked at: [`MAX_ENTRIES`] of name, `:`, 64 digits, `,` and some spaces.
 pub const MAX_TEXT_LEN: usize = MAX_ENTRIES * 104;
-
-/// Most bytes of a node name (the cluster file's rule).
-const MAX_NAME_LEN: usize = 32;
 
 /// An Ed25519 public key, 32 bytes as in RFC 8032.
 pub type PublicKey = [u8; 32];
@@ -141,8 +138,7 @@ impl FromStr for Roster {
 impl fmt::Display for Roster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, key)) in self.entries.iter().enumerate() {
-            write!(f, "{}{name}:", if at == 0 { "" } else { "," })?;
-            key.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            write!(f, "{}{name}:{}", if at == 0 { "" } else { "," }, to_hex(key))?;
         }
         Ok(())
     }
@@ -181,12 +177,9 @@ pub fn parse_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-fn is_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    (1..=MAX_NAME_LEN).contains(&bytes.len())
-        && bytes[0].is_ascii_lowercase()
-        && bytes[bytes.len() - 1] != b'-'
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+/// `bytes` in hexadecimal, lower case: what [`parse_hex`] reads.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
