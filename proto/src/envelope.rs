@@ -34,7 +34,8 @@ pub mod kind {
 pub trait Message: Serialize + DeserializeOwned {
     /// The kind's number on the wire.
     const KIND: u16;
-    /// The release of this kind's layout that this code writes. Readers accept this one and older ones they know.
+    /// The release of this kind's layout. [`decode`] accepts this one only: postcard would read another layout as
+    /// something else. Who has to read an older one looks at its [`header`] first.
     const VERSION: u16;
     /// The longest payload in bytes that a reader accepts, checked before anything is allocated.
     const MAX_LEN: usize;
@@ -49,13 +50,13 @@ pub enum EnvelopeError {
     /// Another kind than the one expected here.
     #[error("message of kind {found}, expected kind {expected}")]
     Kind { expected: u16, found: u16 },
-    /// A layout this release does not know.
-    #[error("message kind {kind} has version {found}, this release knows up to {known}")]
+    /// A layout of another release.
+    #[error("message kind {kind} has version {found}, this release reads version {known}")]
     Version { kind: u16, known: u16, found: u16 },
     /// Longer than this kind may be.
     #[error("message kind {kind} announces {len} bytes, at most {max} are allowed")]
     TooLong { kind: u16, len: usize, max: usize },
-    /// The payload does not decode, or bytes are left behind it.
+    /// The payload does not decode, or it has not the length that was announced.
     #[error("message kind {kind} does not decode")]
     Payload { kind: u16 },
 }
@@ -92,10 +93,9 @@ pub fn encode<M: Message>(message: &M) -> Vec<u8> {
     out.extend_from_slice(&M::KIND.to_le_bytes());
     out.extend_from_slice(&M::VERSION.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    let out = postcard::to_extend(message, out).expect("encoding into memory cannot fail");
+    let mut out = postcard::to_extend(message, out).expect("encoding into memory cannot fail");
     let len = out.len() - HEADER_LEN;
     assert!(len <= M::MAX_LEN, "kind {} encodes to {len} bytes, its bound is {}", M::KIND, M::MAX_LEN);
-    let mut out = out;
     out[4..HEADER_LEN].copy_from_slice(&(len as u32).to_le_bytes());
     out
 }
@@ -106,7 +106,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, EnvelopeError> {
     if h.kind != M::KIND {
         return Err(EnvelopeError::Kind { expected: M::KIND, found: h.kind });
     }
-    if h.version > M::VERSION {
+    if h.version != M::VERSION {
         return Err(EnvelopeError::Version { kind: h.kind, known: M::VERSION, found: h.version });
     }
     if h.len > M::MAX_LEN {
@@ -117,7 +117,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, EnvelopeError> {
         return Err(EnvelopeError::Truncated { have: bytes.len(), need: HEADER_LEN + h.len });
     }
     match postcard::take_from_bytes::<M>(payload) {
-        Ok((message, [])) => Ok(message),
+        Ok((message, [])) if payload.len() == h.len => Ok(message),
         Ok(_) | Err(_) => Err(EnvelopeError::Payload { kind: h.kind }),
     }
 }
@@ -153,7 +153,10 @@ mod tests {
     fn every_cut_is_refused() {
         let whole = encode(&ping());
         for n in 0..whole.len() {
-            assert!(matches!(decode::<Ping>(&whole[..n]), Err(EnvelopeError::Truncated { .. })), "cut at {n}");
+            assert!(
+                matches!(decode::<Ping>(&whole[..n]), Err(EnvelopeError::Truncated { .. })),
+                "cut at {n}"
+            );
         }
     }
 
@@ -165,7 +168,15 @@ mod tests {
             decode::<Ping>(&bytes)
         };
         assert_eq!(change(0, 1), Err(EnvelopeError::Kind { expected: 0xfff0, found: 0xff01 }));
-        assert_eq!(change(2, 3), Err(EnvelopeError::Version { kind: 0xfff0, known: 2, found: 3 }));
+        for found in [1, 3] {
+            let refusal = EnvelopeError::Version { kind: 0xfff0, known: 2, found };
+            assert_eq!(change(2, found as u8), Err(refusal), "another layout is not guessed at");
+        }
+        assert_eq!(
+            change(4, 4),
+            Err(EnvelopeError::Payload { kind: 0xfff0 }),
+            "the announced length is a lie"
+        );
         assert_eq!(change(5, 1), Err(EnvelopeError::TooLong { kind: 0xfff0, len: 261, max: 64 }));
         assert_eq!(change(10, 1), Err(EnvelopeError::Payload { kind: 0xfff0 }), "a byte is left over");
         let mut trailing = encode(&ping());

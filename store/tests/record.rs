@@ -33,6 +33,18 @@ impl Message for LaterNote {
     const MAX_LEN: usize = 9000;
 }
 
+/// The same message with more room than its file was made with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Longer {
+    text: String,
+}
+
+impl Message for Longer {
+    const KIND: u16 = Note::KIND;
+    const VERSION: u16 = Note::VERSION;
+    const MAX_LEN: usize = 9000;
+}
+
 fn note(text: impl Into<String>) -> Note {
     Note { text: text.into() }
 }
@@ -175,15 +187,46 @@ fn damage_to_both_slots_is_said_and_never_taken_for_empty() {
 fn a_later_releases_message_is_refused_and_kept() {
     let dir = Dir::with(note("one"));
     dir.open().unwrap().unwrap().put(note("two")).unwrap();
-    let mut later: Record<LaterNote> = Record::open(&dir.path()).unwrap().unwrap();
-    let long = LaterNote { text: "x".repeat(8900) };
-    assert!(matches!(later.put(long), Err(StoreError::NoRoom { len: 8910, room: 8172, .. })));
-    later.put(LaterNote { text: "three".into() }).unwrap();
-    drop(later);
-    assert!(
-        matches!(dir.open(), Err(StoreError::Message { .. })),
-        "the older slot would be a step back in time"
+    // What the later release puts into slot 0 of the same file: version 2, sequence 3.
+    let mut bytes = std::fs::read(dir.path()).unwrap();
+    let slot = &mut bytes[..SLOT];
+    slot[8] = 3;
+    slot[22] = 2;
+    let crc = crc32fast::hash(&[&slot[..16], &slot[20..20 + usize::from(slot[4])]].concat());
+    slot[16..20].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(dir.path(), &bytes).unwrap();
+    let refusal = dir.open().unwrap_err();
+    assert!(matches!(refusal, StoreError::Message { .. }), "the older slot would be a step back in time");
+    assert_eq!(std::fs::read(dir.path()).unwrap(), bytes, "it is kept");
+    let later: Record<LaterNote, CrashDisk> =
+        Record::load(CrashDisk::new(bytes.clone(), None), &dir.path()).unwrap();
+    assert_eq!(later.get().text, "one", "and the release that wrote it reads it");
+    bytes[8..16].fill(0xff);
+    let crc = crc32fast::hash(&[&bytes[..16], &bytes[20..20 + usize::from(bytes[4])]].concat());
+    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(dir.path(), &bytes).unwrap();
+    let record = dir.open().unwrap().unwrap();
+    assert_eq!(
+        (record.get(), record.fault()),
+        (&note("two"), Some(SlotFault::Sequence)),
+        "none could follow"
     );
+}
+
+#[test]
+fn a_message_longer_than_the_file_was_made_for_is_refused() {
+    let dir = Dir::with(note("one"));
+    let mut image = Record::<Longer, FileMedium>::image(&Longer { text: "short".into() });
+    image.drain(SLOT..2 * SLOT);
+    image.truncate(2 * SLOT);
+    std::fs::write(dir.path(), image).unwrap();
+    let mut record: Record<Longer> = Record::open(&dir.path()).unwrap().unwrap();
+    let long = Longer { text: "x".repeat(8900) };
+    assert!(matches!(record.put(long), Err(StoreError::NoRoom { len: 8910, room: 8172, .. })));
+    record.put(Longer { text: "still".into() }).unwrap();
+    drop(record);
+    let record: Record<Longer> = Record::open(&dir.path()).unwrap().unwrap();
+    assert_eq!(record.get().text, "still", "a refusal is no failed write");
 }
 
 #[test]
@@ -222,14 +265,22 @@ fn cut_everywhere(start: &[u8], before: &Note, after: &Note) {
     whole.put(after.clone()).unwrap();
     let steps = whole.into_medium().used();
     let mut seen = [0, 0];
-    for fuel in 0..=steps {
+    // The first step is the sync of the opening.
+    for fuel in 1..=steps {
         let mut record = load(start.to_vec(), Some(fuel)).unwrap();
         let acknowledged = record.put(after.clone()).is_ok();
         assert_eq!(acknowledged, fuel == steps);
         if !acknowledged {
             assert!(matches!(record.put(after.clone()), Err(StoreError::Poisoned { .. })), "no second try");
         }
-        for image in record.into_medium().survivors() {
+        let disk = record.into_medium();
+        // The process dies and is started anew: what it finds then, the power cut after that must leave.
+        let again = Record::<Note, _>::load(disk.clone().powered(), Path::new("note")).unwrap();
+        let seen_again = again.get().clone();
+        for image in again.into_medium().survivors() {
+            assert_eq!(load(image, None).unwrap().get(), &seen_again, "killed after {fuel}");
+        }
+        for image in disk.survivors() {
             let found = load(image, None).unwrap_or_else(|e| panic!("cut after {fuel}: {e}"));
             assert!(
                 found.get() == after || !acknowledged && found.get() == before,
