@@ -35,6 +35,12 @@ impl CrashDisk {
         CrashDisk { platter: image, cache: Vec::new(), fuel, used: 0 }
     }
 
+    /// The same disk with its power back on and its cache kept, as after the death of a process: only it knew of a cut.
+    pub fn powered(mut self) -> CrashDisk {
+        self.fuel = None;
+        self
+    }
+
     /// Steps used so far: a run without a cut tells how many cuts there are to try.
     pub fn used(&self) -> usize {
         self.used

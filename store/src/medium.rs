@@ -1,9 +1,10 @@
 //! The few things a record asks of a disk, and files as one.
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A fixed number of bytes that can be read and overwritten in place. It never grows.
 pub trait Medium {
@@ -39,7 +40,8 @@ pub struct FileMedium {
 }
 
 impl FileMedium {
-    /// Opens and locks `path`; `None` when there is no such file.
+    /// Opens and locks `path`; `None` when there is no such file. Its name is durable then, also when its maker was
+    /// killed before it had synced the directory; of its content see [`Medium::sync`].
     ///
     /// # Errors
     /// `WouldBlock` when another process holds it; otherwise what the kernel says.
@@ -47,6 +49,7 @@ impl FileMedium {
         match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => {
                 lock(&file)?;
+                sync_dir_of(path)?;
                 Ok(Some(FileMedium { file }))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -98,7 +101,10 @@ impl Medium for FileMedium {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        // After a failed write the kernel goes on showing the bytes that it could not write, and reports the failure
+        // once only. Forgetting its copy, the next reader sees what the disk has.
+        Ok(posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 }
 
@@ -111,14 +117,16 @@ fn lock(file: &File) -> io::Result<()> {
 
 /// Makes `path` and what is missing above it (mode 0700), each durable in its parent before the next is made.
 pub fn create_dir_durably(path: &Path) -> io::Result<()> {
-    let missing: Vec<PathBuf> = path
-        .ancestors()
-        .take_while(|p| !p.as_os_str().is_empty() && !p.is_dir())
-        .map(Path::to_owned)
-        .collect();
-    for directory in missing.iter().rev() {
+    let mut directories: Vec<&Path> = Vec::new();
+    for directory in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        directories.push(directory);
+        // The first one that is there is synced, too: its maker may have been killed before it had done so.
+        if directory.is_dir() {
+            break;
+        }
+    }
+    for directory in directories.into_iter().rev() {
         match DirBuilder::new().mode(DIR_MODE).create(directory) {
-            // Somebody else made it meanwhile; whether it is durable is settled below all the same.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             other => other?,
         }

@@ -7,10 +7,13 @@
 //! put:  Current(n) --write other slot, sequence n+1--> Unsure --fdatasync--> Current(n+1)
 //!                                                        |
 //!                                                        +-- error or power cut: n or n+1, after the next open
+//!
+//! open: file --fdatasync--> both slots read --> Current
 //! ```
 //! The slot that holds the record is never touched by a put, so that a put that is cut anywhere leaves it whole. A put
 //! that fails poisons the `Record`: after a failed `fdatasync` the kernel may forget what it could not write, and a
-//! second try that succeeds would prove nothing.
+//! second try that succeeds would prove nothing. Opening syncs before it reads: a process that was killed between write
+//! and sync has left a message that is to be seen but not yet on the disk, and nobody may build on that.
 //!
 //! It does not keep a history, and it does not know what the message means.
 
@@ -27,6 +30,8 @@ const SLOT_HEADER_LEN: usize = 20;
 const ALIGN: usize = 4096;
 /// Slots of a record.
 const SLOTS: usize = 2;
+/// Bytes of a payload that are looked at even when this release's message is shorter: they may be of a later release.
+const LENGTH_MAX: usize = 4 << 20;
 
 /// Why a record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,9 @@ pub enum SlotFault {
     /// Its bytes are not the ones that were written.
     #[error("checksum does not match")]
     Checksum,
+    /// It has the last sequence there is: no put could follow it, and none ever got there.
+    #[error("sequence out of bounds")]
+    Sequence,
     /// The disk cannot read it.
     #[error("unreadable")]
     Unreadable,
@@ -116,7 +124,7 @@ pub struct Record<T: Message, M: Medium = FileMedium> {
 impl<T: Message> Record<T, FileMedium> {
     /// Opens the record at `path` and keeps others from writing it; `None` when there is no such file.
     ///
-    /// A damaged slot beside an intact one is no error: see [`Record::fault`]. Nothing is changed on the disk.
+    /// What it returns is durable. A damaged slot beside an intact one is no error: see [`Record::fault`].
     pub fn open(path: &Path) -> Result<Option<Self>, StoreError> {
         match FileMedium::open(path) {
             Ok(Some(medium)) => Record::load(medium, path).map(Some),
@@ -167,14 +175,12 @@ impl<T: Message, M: Medium> Record<T, M> {
         }
     }
 
-    /// Reads the record on `medium`; `name` is what errors call it. Nothing is changed.
-    pub fn load(medium: M, name: &Path) -> Result<Self, StoreError> {
+    /// Reads the record on `medium`, which is synced first; `name` is what errors call it. Nothing else is written.
+    pub fn load(mut medium: M, name: &Path) -> Result<Self, StoreError> {
         let record = || name.to_owned();
-        let len = medium.len().map_err(|source| StoreError::Io {
-            record: record(),
-            what: "read its size",
-            source,
-        })?;
+        let io = |what| move |source| StoreError::Io { record: record(), what, source };
+        medium.sync().map_err(io("sync it before reading"))?;
+        let len = medium.len().map_err(io("read its size"))?;
         let slot_len = usize::try_from(len).unwrap_or(usize::MAX) / SLOTS;
         if len == 0 || !len.is_multiple_of((SLOTS * ALIGN) as u64) {
             return Err(StoreError::Size { record: record(), len });
@@ -286,8 +292,8 @@ fn read_slot<T: Message, M: Medium>(
     if checksum(&head[..SLOT_HEADER_LEN - 4], &payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
         return Err(SlotFault::Checksum);
     }
-    Ok((u64::from_le_bytes(sequence), payload))
+    match u64::from_le_bytes(sequence) {
+        u64::MAX => Err(SlotFault::Sequence),
+        sequence => Ok((sequence, payload)),
+    }
 }
-
-/// Bytes of a payload that are looked at even when this release's message is shorter: they may be of a later release.
-const LENGTH_MAX: usize = 4 << 20;
