@@ -48,7 +48,8 @@ pub(super) struct Owners {
     /// Who answered last and when; kept through a silence, so that the next one can be told apart.
     last: Option<Answer>,
     silent: bool,
-    double: bool,
+    /// Since the last proof of two owners: who a question asked before it was answered by says nothing.
+    double: Option<Time>,
     /// A question with two answers that is to be followed up.
     suspicion: Option<u32>,
     /// Start of the time in which nobody answered.
@@ -74,7 +75,7 @@ impl Owners {
             newest_answered: None,
             last: None,
             silent: false,
-            double: false,
+            double: None,
             suspicion: None,
             quiet_since: now,
             last_answer: None,
@@ -153,7 +154,8 @@ impl Owners {
             self.newest_answered = Some(number);
         }
         self.alive(now, mac, events);
-        if fresh && !self.double {
+        // While a suspicion is verified nobody is called the new holder: the next question tells.
+        if fresh && self.double.is_none() && verifies.is_none() {
             self.held_by(now, mac, events);
         }
         true
@@ -176,7 +178,7 @@ impl Owners {
         self.close_due(now, events);
         if !self.silent && now.since(self.quiet_since) >= self.silent_after {
             self.silent = true;
-            self.double = false;
+            self.double = None;
             events.push(NetEvent::VipSilent { ip: self.ip, at: now });
         }
     }
@@ -221,8 +223,7 @@ impl Owners {
                 answers_again: verifying.answers.clone(),
             });
         }
-        if !self.double {
-            self.double = true;
+        if self.double.replace(now).is_none() {
             events.push(NetEvent::DoubleOwner { ip: self.ip, macs, at: now });
         }
     }
@@ -243,12 +244,14 @@ impl Owners {
             self.asked += 1;
             self.samples += u64::from(!question.answers.is_empty());
             single = match question.answers[..] {
-                [only] => Some(only),
+                [only] => Some((question.asked, only)),
                 _ => None,
             };
         }
-        if let (true, Some(only)) = (self.double, single) {
-            self.double = false;
+        if let (Some(since), Some((asked, only))) = (self.double, single)
+            && asked >= since
+        {
+            self.double = None;
             self.held_by(only.at, only.mac, events);
         }
     }
@@ -344,6 +347,18 @@ mod tests {
         assert_eq!((o.doubles_seen, o.samples), (0, 10));
     }
 
+    /// A window longer than the interval leaves questions open from before.
+    #[test]
+    fn questions_from_before_do_not_end_the_episode() {
+        let mut o = Owners::new(at(0), IP, Duration::from_millis(250), Duration::from_secs(1));
+        let mut events = run(&mut o, 0, 5, &[A]);
+        events.extend(run(&mut o, 500, 10, &[A, B]));
+        let doubles = events.iter().filter(|e| matches!(e, NetEvent::DoubleOwner { .. })).count();
+        assert_eq!((doubles, events.len()), (1, 2), "{events:?}");
+        let after = run(&mut o, 1500, 5, &[B]);
+        assert!(matches!(after[..], [NetEvent::VipMoved { from: A, to: B, .. }]), "{after:?}");
+    }
+
     /// The address moves while a question is on its way; both stations answer it in good faith.
     #[test]
     fn a_move_under_way_is_no_double_owner() {
@@ -364,8 +379,8 @@ mod tests {
             o.answered(at(306), back, WRAP, A, &mut events);
             let again = o.follow_up(at(306)).unwrap();
             o.answered(at(310), again, WRAP, A, &mut events);
-            o.handle_timeout(at(500), &mut events);
-            assert_eq!((o.doubles_seen, o.quick_moves, o.samples), (0, 2, 4), "{then:?}: {events:?}");
+            events.extend(run(&mut o, 500, 1, &[A]));
+            assert_eq!((o.doubles_seen, o.quick_moves, o.samples), (0, 2, 5), "{then:?}: {events:?}");
             assert!(events.iter().all(|e| matches!(e, NetEvent::VipMoved { .. })), "{events:?}");
             assert_eq!(o.holder(), Some(A));
         }
