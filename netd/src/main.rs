@@ -22,9 +22,7 @@ mod driver;
 mod events;
 mod frames;
 mod lan;
-mod log;
 mod netlink;
-mod notify;
 mod options;
 mod part;
 mod peers;
@@ -35,13 +33,13 @@ mod sysctl;
 
 use crate::driver::Driver;
 use crate::netlink::Kernel;
-use crate::notify::Readiness;
 use crate::options::Options;
+use daemon::Readiness;
+use proto::text::one_line;
 use std::error::Error;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let readiness = Readiness::from_environment();
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(error) => {
@@ -49,7 +47,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    log::start();
+    daemon::log::start(&["netd", "netd_core", "peer", "bus"]);
+    let readiness = Readiness::from_environment();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(&options, readiness)),
@@ -58,7 +57,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", chain(error.as_ref()));
+            tracing::error!("{}", one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -81,18 +80,6 @@ fn incarnation(boot: u64, now: proto::time::Time) -> u64 {
     const MILLIS_BITS: u32 = 40;
     let millis = now.as_nanos() / 1_000_000;
     (boot << MILLIS_BITS) | (millis & ((1 << MILLIS_BITS) - 1))
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

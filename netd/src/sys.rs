@@ -1,12 +1,11 @@
-//! The kernel's raw interface where no crate has a safe one: packet socket addresses and inherited descriptors.
+//! The kernel's raw interface where no crate has a safe one: packet socket addresses.
 
 #![allow(unsafe_code)]
 
 use socket2::{SockAddr, SockAddrStorage, Socket};
-use std::fs::File;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
 
 /// The address that binds a packet socket to one interface and one EtherType.
@@ -51,18 +50,6 @@ pub(crate) fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
-/// Takes over a descriptor that the parent process left open.
-///
-/// Called at most once per descriptor, before anything else in this process opens or closes one by number.
-pub(crate) fn inherited(fd: RawFd) -> io::Result<File> {
-    // SAFETY: fcntl with F_GETFD has no argument and changes nothing.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is open, and by this function's contract nobody else owns it.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,10 +59,5 @@ mod tests {
         let address = packet_address(7, 0x0806);
         assert_eq!(usize::try_from(address.len()), Ok(size_of::<libc::sockaddr_ll>()));
         assert_eq!(i32::from(address.family()), libc::AF_PACKET);
-    }
-
-    #[test]
-    fn closed_descriptor_is_refused() {
-        assert!(inherited(1_000_000).is_err());
     }
 }

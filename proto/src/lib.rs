@@ -13,6 +13,7 @@
 //! | [`record`] | what a node remembers from boot to boot |
 //! | [`roster`] | the public key of every node |
 //! | [`status`] | what nodes of a group tell each other every beat |
+//! | [`text`] | an error on one line, bytes in hexadecimal |
 //! | [`time`] | the instant and duration cores are driven with |
 
 pub mod cluster;
@@ -23,4 +24,5 @@ pub mod personality;
 pub mod record;
 pub mod roster;
 pub mod status;
+pub mod text;
 pub mod time;

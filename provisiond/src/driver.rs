@@ -11,8 +11,10 @@ use crate::bus::View;
 use crate::options::Options;
 use crate::parts::{self, PartError};
 use crate::personality::{self, Found};
-use crate::{init, node_record, with_causes};
+use crate::{init, machine, node_record};
 use bus::{BindError, Interfaces, Server};
+use daemon::Readiness;
+use proto::text::one_line;
 use std::io;
 use std::path::PathBuf;
 use store::StoreError;
@@ -51,9 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<(), DriverError> {
         // Kept to the end: it holds the lock of the records.
         let (state, _remembered) = start(options)?;
         let server = Server::bind(&options.bus).map_err(DriverError::Bind)?;
-        if let Err(e) = init::tell_ready() {
-            warn!("cannot tell init that all is ready: {e}");
-        }
+        Readiness::from_environment().tell();
         let interfaces = Interfaces { provision: Some(state.subscribe()), ..Interfaces::default() };
         tokio::select! {
             served = server.serve(interfaces) => match served {
@@ -78,16 +78,16 @@ fn start(options: &Options) -> Result<Started, DriverError> {
     let found = personality::load(&options.state, &options.smbios).map_err(DriverError::Persist)?;
     let (found, configuration) = match found {
         Ok(Found { source, personality, configuration }) => {
-            let configuration = configuration.map_err(|e| errors.push(with_causes(&e))).ok();
+            let configuration = configuration.map_err(|e| errors.push(one_line(&e))).ok();
             (Some((source, personality)), configuration)
         }
         Err(e) => {
-            errors.push(with_causes(&e));
+            errors.push(one_line(&e));
             (None, None)
         }
     };
 
-    let (boot_id, version) = (node_record::boot_id(&options.boot_id), node_record::version(&options.release));
+    let (boot_id, version) = (machine::boot_id(&options.boot_id), machine::version(&options.release));
     if boot_id.is_empty() {
         errors.push(format!(
             "no boot id in {}: this boot cannot be told from others",
@@ -97,7 +97,7 @@ fn start(options: &Options) -> Result<Started, DriverError> {
     let mut remembered = match node_record::open(&options.state).map_err(DriverError::Persist)? {
         Ok(remembered) => Some(remembered),
         Err(e) => {
-            errors.push(format!("boots cannot be counted: {}", with_causes(&e)));
+            errors.push(format!("boots cannot be counted: {}", one_line(&e)));
             None
         }
     };
@@ -118,7 +118,7 @@ fn start(options: &Options) -> Result<Started, DriverError> {
     if let Some((_, personality)) = &found
         && let Err(e) = init::set_hostname(&options.init, &personality.node.0)
     {
-        warn!("the host name is not set: {}", with_causes(&e));
+        warn!("the host name is not set: {}", one_line(&e));
     }
     for text in &errors {
         error!("{text}");

@@ -5,8 +5,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket};
 use proto::control::{PACKET_MAX, Reply, Request};
 use proto::envelope::{self, EnvelopeError};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -64,13 +62,4 @@ pub(crate) fn set_hostname(path: &Path, name: &str) -> Result<(), InitError> {
         Reply::Refused { reason } => Err(InitError::Refused(reason)),
         Reply::Services(_) | Reply::Log(_) | Reply::System(_) => Err(InitError::Mismatch),
     }
-}
-
-/// Tells init over the inherited descriptor that the daemon is ready; says nothing when nobody asked for it.
-pub(crate) fn tell_ready() -> io::Result<()> {
-    let Some(number) = std::env::var("NOTIFY_FD").ok().and_then(|n| n.parse::<u32>().ok()) else {
-        return Ok(());
-    };
-    // Through /proc, so that a number from the environment need not be believed to be an open descriptor.
-    OpenOptions::new().write(true).open(format!("/proc/self/fd/{number}"))?.write_all(b"READY=1\n")
 }

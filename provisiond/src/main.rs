@@ -13,13 +13,14 @@ mod bus;
 mod config;
 mod driver;
 mod init;
-mod log;
+mod machine;
 mod node_record;
 mod options;
 mod parts;
 mod personality;
+mod records;
 
-use std::error::Error;
+use proto::text::one_line;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -30,24 +31,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    log::start();
+    daemon::log::start(&["provisiond", "bus"]);
     match driver::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!("{}", with_causes(&e));
+            tracing::error!("{}", one_line(&e));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error and what led to it, on one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
 }

@@ -10,9 +10,11 @@
 //! Strings whose configuration is refused are not stored: a record would keep the mistake after the strings are mended.
 
 use crate::config::{self, ConfigError, Configuration};
+use crate::machine::read_bounded;
+use crate::records;
 use proto::personality::{Personality, PersonalityError, STRUCTURE_MAX, oem_strings};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use store::{Record, StoreError};
 use tracing::{info, warn};
@@ -68,11 +70,8 @@ pub(crate) enum LoadError {
 /// The outer error is for what must end the daemon: STATE cannot keep the personality, or cannot be used at all.
 pub(crate) fn load(state: &Path, smbios: &Path) -> Result<Result<Found, LoadError>, StoreError> {
     let path = state.join(RECORD);
-    match Record::<Personality>::open(&path) {
+    match records::open::<Personality>(&path)? {
         Ok(Some(record)) => {
-            if let Some(fault) = record.fault() {
-                warn!("one slot of {} is damaged ({fault}), the other is used", path.display());
-            }
             let personality = record.get().clone();
             info!("personality of {} from STATE", personality.node);
             compare(&personality, smbios);
@@ -80,10 +79,7 @@ pub(crate) fn load(state: &Path, smbios: &Path) -> Result<Result<Found, LoadErro
             Ok(Ok(Found { source: Source::State, personality, configuration }))
         }
         Ok(None) => first_boot(&path, smbios),
-        Err(e @ (StoreError::Damaged { .. } | StoreError::Size { .. } | StoreError::Message { .. })) => {
-            Ok(Err(LoadError::Record(e)))
-        }
-        Err(e) => Err(e),
+        Err(damage) => Ok(Err(LoadError::Record(damage))),
     }
 }
 
@@ -122,7 +118,7 @@ fn compare(used: &Personality, smbios: &Path) {
         }
         // A machine without strings of ours is no news: STATE has been the source since its first boot.
         Err(LoadError::Strings(PersonalityError::None) | LoadError::Firmware { .. }) => {}
-        Err(e) => warn!("SMBIOS strings are not looked at: {}", crate::with_causes(&e)),
+        Err(e) => warn!("SMBIOS strings are not looked at: {}", proto::text::one_line(&e)),
     }
 }
 
@@ -142,18 +138,12 @@ fn read_smbios(directory: &Path) -> Result<Personality, LoadError> {
     }
     structures.sort();
     structures.truncate(STRUCTURES_MAX);
-    let raw = structures.iter().map(|path| read_bounded(path).map_err(unreadable(path)));
+    // One byte more than is looked at: the parser then refuses it as too long.
+    let raw = structures.iter().map(|path| read_bounded(path, STRUCTURE_MAX + 1).map_err(unreadable(path)));
     let raw = raw.collect::<Result<Vec<_>, _>>()?;
     let mut strings = Vec::new();
     for raw in &raw {
         strings.extend(oem_strings(raw).map_err(LoadError::Strings)?);
     }
     Personality::from_strings(strings).map_err(LoadError::Strings)
-}
-
-/// A structure, at most one byte more than is looked at: the parser then refuses it as too long.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(STRUCTURE_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -7,7 +7,7 @@
 //! A request sent before the node has opened the port waits in QEMU until it does.
 
 use crate::error::LabError;
-use crate::keys::{hex, unhex};
+use proto::text::{hex, unhex};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

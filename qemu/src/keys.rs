@@ -3,6 +3,7 @@
 use crate::cluster::NodePlan;
 use crate::error::LabError;
 use ed25519_dalek::SigningKey;
+use proto::text::{hex, unhex};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -65,22 +66,6 @@ pub fn seed_of(string: &str) -> Option<[u8; 32]> {
     unhex(string.strip_prefix("evenkeel.key=")?)?.try_into().ok()
 }
 
-/// Lower-case hex digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// The bytes of hex digits of either case; `None` for anything else.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
-    let digits = digits.filter(|d| d.len() % 2 == 0)?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,14 +93,5 @@ mod tests {
             LabKeys::generate(&[plan("a1")], |name| (name == "a1").then_some(seed)).expect("generated");
         assert_eq!(again.0["a1"], seed, "a known seed is kept");
         assert!(!format!("{keys:?}").contains(&key["evenkeel.key=".len()..]), "seeds stay out of logs");
-    }
-
-    #[test]
-    fn hex_round_trip_and_refusals() {
-        assert_eq!(hex(&[0, 0xab, 0x7f]), "00ab7f");
-        assert_eq!(unhex("00AB7f"), Some(vec![0, 0xab, 0x7f]));
-        for bad in ["0", "0g", "é"] {
-            assert_eq!(unhex(bad), None, "{bad}");
-        }
     }
 }

@@ -53,6 +53,8 @@ pub const VIPS_LIMIT: Duration = Duration::from_secs(120);
 const INTERVAL: Duration = Duration::from_millis(20);
 /// A keel command on a busy node.
 const KEEL_LIMIT: Duration = Duration::from_secs(30);
+/// A node that is asked for its logs may be the one that failed.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
 /// qemu-img makes a file of a few hundred KiB.
 const TOOL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -433,7 +435,8 @@ impl Lab {
         }
     }
 
-    /// Copies console logs, QEMU's messages and the capture to `to`: for a failure that is looked at later.
+    /// Copies console logs, QEMU's messages, the capture, and what running nodes say of themselves to `to`: for a
+    /// failure that is looked at later.
     pub fn keep_logs(&self, to: &Path) -> Result<(), LabError> {
         let doing = || format!("keep logs in {}", to.display());
         std::fs::create_dir_all(to).map_err(LabError::io(doing()))?;
@@ -448,6 +451,17 @@ impl Lab {
         let capture = self.path.join("capture.pcap");
         if capture.exists() {
             std::fs::copy(capture, to.join("capture.pcap")).map_err(LabError::io(doing()))?;
+        }
+        for (node, machine) in self.machines.iter().filter(|(_, m)| m.status().state == State::On) {
+            for (line, file) in
+                [("show state", "state"), ("show vips", "vips"), ("show log netd -n 200", "netd")]
+            {
+                let text = match machine.agent.run(node, line, LOG_LIMIT) {
+                    Ok(answer) => answer.text,
+                    Err(error) => error.chain(),
+                };
+                std::fs::write(to.join(format!("{node}-{file}.log")), text).map_err(LabError::io(doing()))?;
+            }
         }
         let events: Vec<String> = self.hub.recent().iter().map(|e| format!("{e}\n")).collect();
         std::fs::write(to.join("events.log"), events.concat()).map_err(LabError::io(doing()))
@@ -572,7 +586,7 @@ impl Files<'_> {
 /// The same node of the same lab is the same machine every time.
 fn uuid(lab: &str, node: &str) -> String {
     let digest = Sha256::digest(format!("evenkeel lab {lab} node {node}"));
-    let hex = crate::keys::hex(&digest[..16]);
+    let hex = proto::text::hex(&digest[..16]);
     // Version 8 (vendor specific), variant 1.
     format!("{}-{}-8{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
 }

@@ -43,7 +43,7 @@ pub fn build(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, Lab
     let options = image_options(&programs, &dir, offline);
     let cache = options.cache.clone();
     let built = image::build(&options, &mut |step: &str| progress.detail(step))
-        .map_err(|error| LabError::Refused(format!("image: {}", chain(&error))))?;
+        .map_err(|error| LabError::Refused(format!("image: {}", proto::text::one_line(&error))))?;
     let base = keep_by_content(&built.image, &built.key)?;
     progress.end(if built.fresh { "built" } else { "unchanged" });
 
@@ -86,15 +86,4 @@ fn keep_by_content(image: &Path, key: &str) -> Result<PathBuf, LabError> {
         }
     }
     Ok(base)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

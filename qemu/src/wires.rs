@@ -33,14 +33,7 @@ impl std::fmt::Debug for Wires {
 }
 
 fn fabric_error(doing: &str) -> impl FnOnce(FabricError) -> LabError + '_ {
-    move |error| LabError::Refused(format!("{doing}: {}", chain(&error)))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", chain(cause)),
-        None => error.to_string(),
-    }
+    move |error| LabError::Refused(format!("{doing}: {}", proto::text::one_line(&error)))
 }
 
 impl Wires {

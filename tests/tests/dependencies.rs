@@ -12,13 +12,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("evenkeel-store", &["evenkeel-proto"]),
     ("evenkeel-peer", &["evenkeel-proto"]),
     ("evenkeel-bus", &[]),
+    ("evenkeel-daemon", &[]),
     ("evenkeel-init", &["evenkeel-proto"]),
     ("evenkeel-netd-core", &["evenkeel-proto"]),
-    ("evenkeel-netd", &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer", "evenkeel-bus"]),
-    ("evenkeel-provisiond", &["evenkeel-proto", "evenkeel-store", "evenkeel-bus"]),
+    (
+        "evenkeel-netd",
+        &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer", "evenkeel-bus", "evenkeel-daemon"],
+    ),
+    ("evenkeel-provisiond", &["evenkeel-proto", "evenkeel-store", "evenkeel-bus", "evenkeel-daemon"]),
     ("evenkeel-console", &["evenkeel-proto", "evenkeel-bus"]),
     ("evenkeel-demo", &[]),
-    ("evenkeel-image", &[]),
+    ("evenkeel-image", &["evenkeel-proto"]),
     ("evenkeel-lab", &["evenkeel-proto", "evenkeel-image"]),
     ("evenkeel-tests", &[]),
 ];
@@ -59,7 +63,8 @@ const PID_1: &[&str] =
     &["evenkeel-proto", "nix", "libc", "serde", "toml", "serde_path_to_error", "thiserror"];
 
 /// Two versions of these in one tree mean two event loops, two trust stores or two ideas of a kernel message.
-const NEVER_TWICE: &[&str] = &["nix", "rtnetlink", "zbus", "rustls", "tokio", "quinn", "ring", "postcard", "toml"];
+const NEVER_TWICE: &[&str] =
+    &["nix", "rtnetlink", "zbus", "rustls", "tokio", "quinn", "ring", "postcard", "toml"];
 
 /// Licences that fit beside Apache-2.0 OR MIT in a shipped binary. A package passes when one side of each of its
 /// `OR`s is made of these alone.
@@ -85,7 +90,9 @@ fn metadata() -> Metadata {
         .manifest_path(root().join("Cargo.toml"))
         .other_options(vec!["--locked".into(), "--filter-platform".into(), "x86_64-unknown-linux-gnu".into()])
         .exec()
-        .expect("cargo metadata reads the workspace; if the lock file is stale, run `cargo check` and commit it")
+        .expect(
+            "cargo metadata reads the workspace; if the lock file is stale, run `cargo check` and commit it",
+        )
 }
 
 fn root() -> PathBuf {
@@ -102,7 +109,8 @@ fn reachable(metadata: &Metadata, name: &str) -> BTreeSet<String> {
     let names: BTreeMap<_, _> = metadata.packages.iter().map(|p| (&p.id, p.name.to_string())).collect();
     let resolve = metadata.resolve.as_ref().expect("metadata was asked for with dependencies");
     let nodes: BTreeMap<_, _> = resolve.nodes.iter().map(|n| (&n.id, n)).collect();
-    let start = &metadata.packages.iter().find(|p| *p.name == name).expect("the crate is in the workspace").id;
+    let start =
+        &metadata.packages.iter().find(|p| *p.name == name).expect("the crate is in the workspace").id;
     let mut seen = BTreeSet::new();
     let mut stack = vec![start];
     while let Some(id) = stack.pop() {
@@ -131,17 +139,23 @@ fn sources() -> Vec<(String, String)> {
     names
         .lines()
         .filter(|name| root().join(name).exists())
-        .map(|name| (name.to_owned(), std::fs::read_to_string(root().join(name)).expect("a listed file is readable")))
+        .map(|name| {
+            (name.to_owned(), std::fs::read_to_string(root().join(name)).expect("a listed file is readable"))
+        })
         .collect()
 }
 
 #[test]
 fn arrows_run_one_way() {
     let metadata = metadata();
-    let arrows: BTreeMap<_, BTreeSet<_>> = ARROWS.iter().map(|(a, b)| (*a, b.iter().copied().collect())).collect();
+    let arrows: BTreeMap<_, BTreeSet<_>> =
+        ARROWS.iter().map(|(a, b)| (*a, b.iter().copied().collect())).collect();
     for package in metadata.workspace_packages() {
         let allowed = arrows.get(package.name.as_str()).unwrap_or_else(|| {
-            panic!("{} has no line in ARROWS: say what it may know, and docs/architecture.md what it is for", package.name)
+            panic!(
+                "{} has no line in ARROWS: say what it may know, and docs/architecture.md what it is for",
+                package.name
+            )
         });
         for dependency in product_dependencies(package).iter().filter(|d| d.starts_with("evenkeel-")) {
             assert!(allowed.contains(dependency.as_str()), "{} must not know {dependency}", package.name);
@@ -155,7 +169,10 @@ fn pure_crates_reach_no_world() {
     for pure in PURE {
         let reached = reachable(&metadata, pure);
         for worldly in WORLDLY {
-            assert!(!reached.contains(*worldly), "{pure} reaches {worldly}: decisions live in cores that never touch the world");
+            assert!(
+                !reached.contains(*worldly),
+                "{pure} reaches {worldly}: decisions live in cores that never touch the world"
+            );
         }
     }
 }
@@ -166,7 +183,11 @@ fn fast_moving_libraries_have_one_importer() {
     for package in metadata.workspace_packages() {
         for dependency in product_dependencies(package) {
             for (library, importer) in SOLE_IMPORTER {
-                assert!(dependency != *library || package.name.as_str() == *importer, "{} imports {library}; only {importer} may", package.name);
+                assert!(
+                    dependency != *library || package.name.as_str() == *importer,
+                    "{} imports {library}; only {importer} may",
+                    package.name
+                );
             }
         }
     }
@@ -175,7 +196,8 @@ fn fast_moving_libraries_have_one_importer() {
 #[test]
 fn pid_1_stays_small() {
     let metadata = metadata();
-    let init = metadata.packages.iter().find(|p| *p.name == "evenkeel-init").expect("init is in the workspace");
+    let init =
+        metadata.packages.iter().find(|p| *p.name == "evenkeel-init").expect("init is in the workspace");
     for dependency in product_dependencies(init) {
         assert!(PID_1.contains(&dependency.as_str()), "init uses {dependency}: PID 1 has no room for it");
     }
@@ -185,7 +207,8 @@ fn pid_1_stays_small() {
 fn nothing_important_comes_twice() {
     let metadata = metadata();
     for name in NEVER_TWICE {
-        let versions: BTreeSet<_> = metadata.packages.iter().filter(|p| *p.name == *name).map(|p| &p.version).collect();
+        let versions: BTreeSet<_> =
+            metadata.packages.iter().filter(|p| *p.name == *name).map(|p| &p.version).collect();
         assert_eq!(versions.len(), 1, "{name} is in the tree in versions {versions:?}: align them");
     }
 }
@@ -194,14 +217,24 @@ fn nothing_important_comes_twice() {
 fn one_crypto_provider() {
     let metadata = metadata();
     let provider = metadata.packages.iter().find(|p| p.name.starts_with("aws-lc"));
-    assert!(provider.is_none(), "{} is in the tree beside ring: one crypto provider", provider.expect("checked").name);
+    assert!(
+        provider.is_none(),
+        "{} is in the tree beside ring: one crypto provider",
+        provider.expect("checked").name
+    );
 }
 
 #[test]
 fn licences_fit() {
     for package in &metadata().packages {
-        let licence = package.license.as_deref().unwrap_or_else(|| panic!("{} names no licence", package.name));
-        assert!(licence_fits(licence), "{} {} is licensed {licence:?}, which is not on the list", package.name, package.version);
+        let licence =
+            package.license.as_deref().unwrap_or_else(|| panic!("{} names no licence", package.name));
+        assert!(
+            licence_fits(licence),
+            "{} {} is licensed {licence:?}, which is not on the list",
+            package.name,
+            package.version
+        );
     }
 }
 
@@ -223,8 +256,13 @@ fn licence_reader_tells_apart() {
 #[test]
 fn every_crate_keeps_the_house_lints() {
     for package in metadata().workspace_packages() {
-        let manifest = std::fs::read_to_string(&package.manifest_path).expect("a member's manifest is readable");
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{} does not take the workspace's lints", package.name);
+        let manifest =
+            std::fs::read_to_string(&package.manifest_path).expect("a member's manifest is readable");
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{} does not take the workspace's lints",
+            package.name
+        );
     }
 }
 
@@ -232,7 +270,10 @@ fn every_crate_keeps_the_house_lints() {
 fn unsafe_code_lives_in_sys_files() {
     let word = concat!("allow(unsafe", "_code)");
     for (name, text) in sources() {
-        assert!(name.ends_with("/sys.rs") || !text.contains(word), "{name} allows unsafe code; it belongs in the crate's sys.rs");
+        assert!(
+            name.ends_with("/sys.rs") || !text.contains(word),
+            "{name} allows unsafe code; it belongs in the crate's sys.rs"
+        );
     }
 }
 
@@ -242,7 +283,8 @@ fn netlink_has_one_module() {
     for (name, text) in sources() {
         let imports = text.lines().any(|l| {
             let l = l.trim_start();
-            !l.starts_with("//") && (l.contains(&format!("use {library}")) || l.contains(&format!("{library}::")))
+            !l.starts_with("//")
+                && (l.contains(&format!("use {library}")) || l.contains(&format!("{library}::")))
         });
         let owner = name == "netd/src/netlink.rs" || name.starts_with("netd/src/netlink/");
         assert!(owner || !imports, "{name} imports {library}; only netd's netlink module may");

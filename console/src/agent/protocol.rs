@@ -9,6 +9,7 @@
 //! | agent | `error - TEXT` | the host's line was not understood; nothing was done |
 
 use crate::command::LINE_MAX;
+use proto::text::{hex, unhex};
 use std::io::{self, Write};
 
 /// Bytes of the longest line a host may send.
@@ -38,11 +39,11 @@ pub(super) fn parse(line: &[u8]) -> Result<Request, &'static str> {
     let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
     match words.as_slice() {
         [] => Ok(Request::Hello),
-        ["run", id, hex] => {
+        ["run", id, digits] => {
             if id.len() > ID_MAX || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
                 return Err("id must have 1 to 32 letters, digits, - or _");
             }
-            let bytes = unhex(hex).ok_or("command line is not hex")?;
+            let bytes = unhex(digits).ok_or("command line is not hex")?;
             let line = String::from_utf8(bytes).map_err(|_| "command line is not text")?;
             Ok(Request::Run { id: (*id).to_owned(), line })
         }
@@ -66,22 +67,10 @@ pub(super) fn answer(id: &str, output: &[u8], code: u8) -> String {
         text.push_str("out ");
         text.push_str(id);
         text.push(' ');
-        for byte in chunk {
-            for nibble in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(u32::from(nibble), 16).expect("a nibble is a hex digit"));
-            }
-        }
+        text.push_str(&hex(chunk));
         text.push('\n');
     }
     text + &format!("done {id} {code}\n")
-}
-
-fn unhex(hex: &str) -> Option<Vec<u8>> {
-    if !hex.len().is_multiple_of(2) {
-        return None;
-    }
-    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    hex.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 /// Keeps the first [`OUTPUT_MAX`] bytes and counts the rest.

@@ -1,8 +1,5 @@
-//! Log lines on standard error, one per event: `12.345 warn vip-waiting vip=web port=p1`. init keeps them.
-//!
-//! Seconds count from boot, as the kernel's log does: a wall clock may be wrong for the first minutes.
+//! Log lines on standard error, one per event: `warn vip-waiting vip=web port=p1`. init keeps them with their time.
 
-use crate::clock;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use tracing::field::{Field, Visit};
@@ -13,32 +10,34 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 /// Longest line in bytes: what came from outside must not fill a log with one event.
 const LINE_MAX: usize = 1000;
 
-struct Lines;
+/// Writes the events of some programs' own modules.
+struct Lines {
+    own: &'static [&'static str],
+}
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn enabled(&self, event: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        wanted(event.target(), *event.level())
+        wanted(self.own, event.target(), *event.level())
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = line(clock::now().as_nanos() / 1_000_000, event);
+        let line = line(event);
         // Nowhere is left to complain to.
         drop(std::io::stderr().write_all(line.as_bytes()));
     }
 }
 
 /// Own events from info on; of libraries only what went wrong.
-fn wanted(target: &str, level: Level) -> bool {
-    let own = ["netd", "peer", "bus"].iter().any(|name| target.split("::").next() == Some(name));
+fn wanted(own: &[&str], target: &str, level: Level) -> bool {
+    let own = own.iter().any(|name| target.split("::").next() == Some(name));
     level <= if own { Level::INFO } else { Level::WARN }
 }
 
-fn line(millis: u64, event: &Event<'_>) -> String {
+fn line(event: &Event<'_>) -> String {
     let level = event.metadata().level().as_str().to_ascii_lowercase();
     let mut fields = Fields { message: String::new(), rest: String::new() };
     event.record(&mut fields);
-    let mut line =
-        format!("{}.{:03} {level} {}{}", millis / 1000, millis % 1000, fields.message, fields.rest);
+    let mut line = format!("{level} {}{}", fields.message, fields.rest);
     if line.len() > LINE_MAX {
         let cut = (0..=LINE_MAX).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
         line.truncate(cut);
@@ -72,9 +71,13 @@ impl Visit for Fields {
     }
 }
 
-/// Sends this process's events to standard error from now on.
-pub(crate) fn start() {
-    let lines = tracing_subscriber::registry().with(Lines);
+/// Sends this process's events to standard error from now on: those of the crates named in `own` from `info` on, of
+/// all others only errors and warnings.
+///
+/// # Panics
+/// When the log has been started already.
+pub fn start(own: &'static [&'static str]) {
+    let lines = tracing_subscriber::registry().with(Lines { own });
     tracing::subscriber::set_global_default(lines).expect("the log is started once");
 }
 
@@ -87,7 +90,7 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Keep {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            self.0.lock().unwrap().push(line(12_345, event));
+            self.0.lock().unwrap().push(line(event));
         }
     }
 
@@ -100,13 +103,14 @@ mod tests {
             tracing::info!("{}", "é".repeat(LINE_MAX));
         });
         let lines = kept.lock().unwrap();
-        assert_eq!(lines[0], "12.345 warn vip-waiting vip=web port=p1\n");
-        assert_eq!(lines[1], "12.345 info x error=\"no such device\"\n");
+        assert_eq!(lines[0], "warn vip-waiting vip=web port=p1\n");
+        assert_eq!(lines[1], "info x error=\"no such device\"\n");
         assert!(lines[2].len() <= LINE_MAX + 1 && lines[2].ends_with('\n'));
     }
 
     #[test]
     fn libraries_are_heard_only_when_something_went_wrong() {
+        let wanted = |target, level| wanted(&["netd", "peer"], target, level);
         assert!(wanted("netd::driver", Level::INFO) && !wanted("netd::driver", Level::DEBUG));
         assert!(wanted("quinn::endpoint", Level::ERROR) && !wanted("quinn::endpoint", Level::INFO));
         assert!(!wanted("netdata", Level::INFO));
