@@ -9,7 +9,7 @@
 //! Everything is made in memory and written once. The output appears by rename: whoever reads it sees the old
 //! image or the new one, whole.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cpio::Cpio;
@@ -29,7 +29,7 @@ pub const PROGRAMS: [&str; 4] = ["init", "netd", "provisiond", "keel"];
 /// Mount points, in the root and in the initramfs.
 const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "state", "tmp"];
 const CMDLINE: &str = "console=ttyS0,115200 panic=10 quiet loglevel=4";
-/// Added for the rescue system.
+/// Added for the rescue system, in front of the builder's own words: an open quote or a `--` in them must not hide it.
 const RESCUE_FLAG: &str = "evenkeel.rescue";
 /// The x86 kernel's own limit, less the rescue flag.
 const CMDLINE_MAX: usize = 2000;
@@ -66,10 +66,8 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let rescue_initramfs = initramfs_of_rescue(&inputs, &kernel, &sets.rescue, &release);
 
     progress.step("making the boot files");
-    let cmdline = cmdline(options);
-    let uki = boot_file(options, &inputs, &kernel, &cmdline, &initramfs)?;
-    let rescue =
-        boot_file(options, &inputs, &kernel, &format!("{cmdline} {RESCUE_FLAG}"), &rescue_initramfs)?;
+    let uki = boot_file(options, &inputs, &kernel, &cmdline(options, ""), &initramfs)?;
+    let rescue = boot_file(options, &inputs, &kernel, &cmdline(options, RESCUE_FLAG), &rescue_initramfs)?;
 
     let total = |modules: &[Module]| modules.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
     let mut manifest = manifest;
@@ -126,7 +124,7 @@ fn check(options: &BuildOptions) -> Result<(), BuildError> {
     if options.watchdog != Watchdog::None && options.watchdog_timeout == 0 {
         return bad("--watchdog-timeout", "0 seconds; give the time to boot in, or --watchdog none");
     }
-    let cmdline = cmdline(options);
+    let cmdline = cmdline(options, "");
     if cmdline.len() > CMDLINE_MAX || !cmdline.bytes().all(|b| (b' '..=b'~').contains(&b)) {
         return bad(
             "--cmdline",
@@ -149,8 +147,9 @@ fn watchdog_seconds(options: &BuildOptions) -> u16 {
     watchdog_driver(options).map_or(0, |_| options.watchdog_timeout)
 }
 
-fn cmdline(options: &BuildOptions) -> String {
-    [CMDLINE, options.extra_cmdline.trim()].join(" ").trim_end().to_owned()
+fn cmdline(options: &BuildOptions, flag: &str) -> String {
+    let words = [CMDLINE, flag, options.extra_cmdline.trim()];
+    words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Everything read from the host, once: what is hashed is what is used.
@@ -241,14 +240,15 @@ impl Inputs {
         for (path, mode, bytes) in &self.extra {
             inputs.push(input("file", path, &format!("{mode:04o}"), digest::sha256(bytes)));
         }
-        for tool in [MKFS_FAT, MCOPY, MKE2FS] {
+        let container = (options.format == Format::Qcow2).then_some(QEMU_IMG);
+        for tool in [MKFS_FAT, MCOPY, MKE2FS].into_iter().chain(container) {
             inputs.push(input("tool", tool.package, &tool.version(), String::new()));
         }
         let choices = Choices {
             flavour: options.flavour.to_string(),
             watchdog: watchdog_driver(options).unwrap_or("none").to_owned(),
             watchdog_timeout_s: watchdog_seconds(options),
-            cmdline: cmdline(options),
+            cmdline: cmdline(options, ""),
             modules: options.modules.clone(),
             disk_size: options.disk_size,
             format: options.format.to_string(),
@@ -468,7 +468,7 @@ impl Paths {
         }
         let kept = files.iter().all(|file| changed(file).is_some_and(|time| time <= vouched));
         let whole = manifest.choices.format != Format::Raw.to_string()
-            || File::open(&self.image).and_then(|f| f.metadata()).ok()?.len() == manifest.choices.disk_size;
+            || fs::metadata(&self.image).ok()?.len() == manifest.choices.disk_size;
         (kept && whole).then(|| self.built(&manifest, false, boot_files))
     }
 

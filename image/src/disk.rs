@@ -1,18 +1,9 @@
 //! The disk: partitions laid out, made and filled in place, without root, loop devices or mounts.
 //!
-//! ```text
-//!  name    size                 holds                               written by
-//!  ESP     8 MiB      FAT       the loader, startup.nsh             factory
-//!  ENV-A   1 MiB      FAT       BGENV.DAT of slot A                 loader, provisiond
-//!  ENV-B   1 MiB      FAT       BGENV.DAT of slot B                 loader, provisiond
-//!  SLOT-A  4 x UKI    FAT       linux.efi                           factory, upgrades
-//!  SLOT-B  4 x UKI    FAT       nothing yet                         upgrades
-//!  RESCUE  2 x UKI    FAT       EFI/BOOT/BOOTX64.EFI                factory
-//!  STATE   the rest   ext4      16 MiB, grown at first boot         provisiond, init
-//! ```
+//! `docs/formats/image.md` has the table of partitions: what they hold and who writes them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -139,7 +130,7 @@ pub(crate) fn write(
     disk.ext4(part("STATE"))?;
 
     // The tools may have cut or extended the file; the last sector is the table's.
-    file.seek(SeekFrom::Start(0)).and_then(|_| file.sync_all()).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     if size != table.size {
         let detail = format!("the disk has {size} bytes instead of {}", table.size);

@@ -37,7 +37,7 @@ struct Build {
     /// Watchdog driver, or none [default: i6300esb for cloud]
     #[arg(long, value_name = "KIND")]
     watchdog: Option<Watchdog>,
-    /// Seconds from the loader until init has taken the watchdog over
+    /// Seconds the loader gives a boot until init has taken the watchdog over; see also evenkeel.watchdog= for --cmdline
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     watchdog_timeout: u16,
     /// Tree copied over the root; may be repeated, later ones win
@@ -61,7 +61,7 @@ struct Build {
     /// Also write FILE.vmlinuz and FILE.initramfs
     #[arg(long)]
     boot_files: bool,
-    /// Download cache [default: $EVENKEEL_CACHE or ~/.cache/evenkeel/packages]
+    /// Download cache [default: $EVENKEEL_CACHE or evenkeel/packages in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
     /// Take the kernel from the cache only

@@ -133,7 +133,7 @@ pub struct BuildOptions {
     pub out: PathBuf,
     pub flavour: Flavour,
     pub watchdog: Watchdog,
-    /// Seconds the loader gives the system to take the watchdog over.
+    /// Seconds the loader gives a boot until init has taken the watchdog over. From there on init's own time-out counts.
     pub watchdog_timeout: u16,
     /// Base root tree.
     pub root: PathBuf,

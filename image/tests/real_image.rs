@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -94,12 +95,47 @@ fn sound(program: &str, package: &str, args: &[&str], file: &Path) -> String {
 #[test]
 fn two_builds_from_one_cache_are_identical_and_sound() {
     let bench = Bench::new();
-    let first = build_quietly(&bench.options("a.img"));
+    // An overlay with the same contents twice, of another age, with other permissions, its files made in another order.
+    let files = [("etc/one", 0o644), ("etc/two", 0o755), ("bin/three", 0o644)];
+    let overlay = |place: &str, order: &[(&str, u32)], strip: u32| {
+        let overlay = bench.path(place).join("overlay");
+        for (name, mode) in order {
+            let path = overlay.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, name).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode & !strip)).unwrap();
+            let age = std::time::Duration::from_secs(86_400 * u64::from(strip));
+            File::open(&path).unwrap().set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        overlay
+    };
+    let reversed: Vec<_> = files.iter().rev().copied().collect();
+    let (here, there) = (overlay("here", &files, 0), overlay("there/deeper", &reversed, 0o077));
+    let first = build_quietly(&BuildOptions { overlays: vec![here], ..bench.options("a.img") });
     assert!(first.fresh);
-    let second = build_quietly(&BuildOptions { offline: true, ..bench.options("b.img") });
+
+    // Somebody else's surroundings: another process, folder, umask, time zone, language, and variables of the tools.
+    let out = bench.path("there/b.img");
+    let script = "umask 077; cd \"$1\"; shift; exec \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(bench.path("there"))
+        .args([env!("CARGO_BIN_EXE_image"), "build", "--offline", "--out", "b.img", "--overlay"])
+        .arg(&there)
+        .arg("--programs")
+        .arg(bench.path("programs"))
+        .env("EVENKEEL_CACHE", default_cache())
+        .env("TZ", "Pacific/Auckland")
+        .env("LC_ALL", "C.UTF-8")
+        .env("SOURCE_DATE_EPOCH", "1")
+        .envs([("MTOOLS_NO_VFAT", "1"), ("MTOOLS_LOWER_CASE", "1"), ("MKE2FS_FIRST_META_BG", "1")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let second = image::Manifest::read(&bench.path("there/b.img.manifest.toml")).unwrap();
     assert_eq!(first.key, second.key);
-    assert!(same_bytes(&first.image, &second.image), "two builds differ");
-    assert_eq!(bench.names(), ["a.img", "a.img.manifest.toml", "b.img", "b.img.manifest.toml", "programs"]);
+    assert!(same_bytes(&first.image, &out), "two builds differ");
+    assert_eq!(bench.names(), ["a.img", "a.img.manifest.toml", "here", "programs", "there"]);
 
     let words = sound("/usr/sbin/sgdisk", "gdisk", &["-v"], &first.image);
     assert!(words.contains("No problems found"), "{words}");
@@ -191,7 +227,7 @@ fn the_boot_file_carries_root_modules_overlays_and_extra_files() {
             source: Source::Host(bench.path("programs/keel")),
             mode: 0o755,
         }],
-        extra_cmdline: "audit=0".into(),
+        extra_cmdline: "audit=0 -- \"open".into(),
         modules: vec!["bridge".into()],
         watchdog_timeout: 120,
         boot_files: true,
@@ -199,8 +235,14 @@ fn the_boot_file_carries_root_modules_overlays_and_extra_files() {
     };
     let built = build_quietly(&options);
     let initramfs = fs::read(built.initramfs.as_ref().unwrap()).unwrap();
-    assert_eq!(describe(&built.image).unwrap().boot_files[0].cmdline, built.cmdline);
-    assert!(built.cmdline.ends_with(" audit=0"));
+    let [slot, rescue] = &describe(&built.image).unwrap().boot_files[..] else { panic!("two boot files") };
+    assert_eq!(slot.cmdline, built.cmdline);
+    assert!(slot.cmdline.ends_with(" loglevel=4 audit=0 -- \"open"), "{}", slot.cmdline);
+    assert!(
+        rescue.cmdline.ends_with(" evenkeel.rescue audit=0 -- \"open"),
+        "nothing hides it: {}",
+        rescue.cmdline
+    );
 
     let entries = cpio_entries(&initramfs);
     let find = |path: &str| entries.iter().find(|(p, _, _)| p == path).unwrap_or_else(|| panic!("no {path}"));
