@@ -9,11 +9,12 @@
 //!         refused ports whose kernel lately refused a VIP's address         (vip, port)
 //!         seen    how far this node has heard each peer: a claimant reads here who knows of its claim
 //! ```
-//! The message is the beat: hearing it is what keeps a node alive in the eyes of its peers. It is sent whole every
-//! time, so that losing one costs nothing but time. It names no times of the sender's clock, only lengths.
+//! The message is the beat: hearing it is what keeps a node alive in the eyes of its peers. It is sent whole
+//! every time, so that losing one costs nothing but time. It names no times of the sender's clock, only
+//! lengths.
 //!
-//! Every list and every name is bounded while it is read (`*_MAX`), before memory is set aside for it; who builds a
-//! `Status` keeps the same bounds.
+//! Every list and every name is bounded while it is read (`*_MAX`), before memory is set aside for it; who
+//! builds a `Status` keeps the same bounds.
 
 use crate::cluster::{NodeName, PortName, VipName};
 use crate::envelope::Message;
@@ -143,8 +144,8 @@ pub struct Holding {
     /// The sender's port.
     #[serde(deserialize_with = "name")]
     pub port: PortName,
-    /// Rises each time the VIP is taken anew; of two holders the higher one stays. 0: adopted after a restart and not yet
-    /// confirmed.
+    /// Rises each time the VIP is taken anew; of two holders the higher one stays. 0: adopted after a restart
+    /// and not yet confirmed.
     pub epoch: u64,
 }
 

@@ -1,5 +1,5 @@
-//! The decision pass over all VIPs, run whenever anything changed. Each step is one rule, in the order of what must not wait:
-//! first what this node may no longer do, then what its VIPs need, then what it may begin.
+//! The decision pass over all VIPs, run whenever anything changed. Each step is one rule, in the order of what
+//! must not wait: first what this node may no longer do, then what its VIPs need, then what it may begin.
 //!
 //! | step | rule |
 //! |---|---|
@@ -25,12 +25,12 @@ use proto::status::{Holding, Participation, PortState, Refusal, VipEpoch};
 use proto::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a port is no place for a VIP whose address its kernel refused. Long enough that a VIP that no kernel takes does not
-/// wander through the group without end.
+/// How long a port is no place for a VIP whose address its kernel refused. Long enough that a VIP that no
+/// kernel takes does not wander through the group without end.
 const REFUSAL_HOLD: Duration = Duration::from_secs(30);
 
-/// How old the LAN's silence may be when a VIP is taken. Shorter than a probe, so that of two claimants that do not hear each
-/// other the later one still asks when the earlier one already answers.
+/// How old the LAN's silence may be when a VIP is taken. Shorter than a probe, so that of two claimants that do
+/// not hear each other the later one still asks when the earlier one already answers.
 const PROBE_FRESH: Duration = Duration::from_millis(10);
 
 /// What a decision may look at.
@@ -472,8 +472,8 @@ impl Vips {
     }
 }
 
-/// Whether the home port of a VIP, on another node, is ready to get it back. The home must take part and hear this node, else
-/// it would not learn that the VIP is free.
+/// Whether the home port of a VIP, on another node, is ready to get it back. The home must take part and hear
+/// this node, else it would not learn that the VIP is free.
 fn remote_home_ready(cx: &Context<'_>, vip: &VipName, home: &PortId, delay: Duration) -> bool {
     let Some(peer) = cx.peers.get(&home.node).filter(|peer| peer.alive) else { return false };
     let said = &peer.said;

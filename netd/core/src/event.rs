@@ -11,7 +11,8 @@ use proto::status::PortReason;
 pub enum Event {
     /// An own port can carry VIPs.
     PortUp { port: PortName, out_for: Duration },
-    /// An own port cannot carry VIPs any more. `hold_down` is how long it must keep its carrier before it counts again.
+    /// An own port cannot carry VIPs any more. `hold_down` is how long it must keep its carrier before it
+    /// counts again.
     PortDown { port: PortName, reason: PortReason, operative_for: Duration, hold_down: Duration },
     /// A peer is heard for the first time, again, or in a new life.
     PeerUp { node: NodeName, incarnation: u64, silent_for: Option<Duration> },

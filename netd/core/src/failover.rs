@@ -6,8 +6,8 @@
 //!      |                                              ^ |                                           |
 //!      +-- Leave --> Leaving (from any) <-- Leave ----+ +<---------- half a lease ------------------+
 //! ```
-//! Only a `Ready` node takes VIPs. A `Starting` one keeps what it adopted. A node whose process stood still cannot know what others
-//! did meanwhile: it removes its addresses before it says or does anything else.
+//! Only a `Ready` node takes VIPs. A `Starting` one keeps what it adopted. A node whose process stood still
+//! cannot know what others did meanwhile: it removes its addresses before it says or does anything else.
 
 use crate::decide::{Context, Vips};
 use crate::event::{DropCause, Event};
@@ -51,7 +51,8 @@ pub struct Failover {
     last: Time,
     /// The first list of addresses has been acted on.
     addresses_known: bool,
-    /// The first list of addresses, when it came before the list of ports, without which nothing can be adopted.
+    /// The first list of addresses, when it came before the list of ports, without which nothing can be
+    /// adopted.
     leftovers: Option<BTreeSet<(VipName, PortName)>>,
     beat: Beat,
 }
@@ -81,13 +82,15 @@ struct Beat {
 impl Failover {
     /// A core for node `me` that starts to listen at `now`.
     ///
-    /// `incarnation` must be higher than in every earlier life of this node's netd: peers ignore a lower one for a lease.
+    /// `incarnation` must be higher than in every earlier life of this node's netd: peers ignore a lower one
+    /// for a lease.
     ///
     /// # Errors
     /// [`UnknownNode`] when the file has no node `me`.
     ///
     /// ```no_run
-    /// # fn shell(config: proto::cluster::ClusterFile, now: fn() -> proto::time::Time) -> Result<(), netd_core::UnknownNode> {
+    /// # use proto::{cluster::ClusterFile, time::Time};
+    /// # fn shell(config: ClusterFile, now: fn() -> Time) -> Result<(), netd_core::UnknownNode> {
     /// use netd_core::{Failover, Input, Outbox};
     /// let mut out = Outbox::new();
     /// let mut core = Failover::new(&config, "a1".into(), 1, now())?;
@@ -172,8 +175,8 @@ impl Failover {
         self.run(now, true, out);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called, to be asked again after every call. `None`: nothing to
-    /// do before the next input.
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, to be asked again after every call.
+    /// `None`: nothing to do before the next input.
     pub fn next_wakeup(&self) -> Option<Time> {
         let deadlines = [
             // to end a port's hold-down

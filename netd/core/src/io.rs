@@ -46,19 +46,20 @@ pub enum Operation {
 /// Something happened. The shell hands inputs over in the order they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// All own ports as they are now; always the full list, a port that is left out is missing. Repeating an unchanged
-    /// list is free. Needed once before the core beats.
+    /// All own ports as they are now; always the full list, a port that is left out is missing. Repeating an
+    /// unchanged list is free. Needed once before the core beats.
     Ports(Vec<PortStatus>),
-    /// All VIP addresses that are on own ports now, always the full list. The first list of a life is the leftovers
-    /// of an earlier one, which are adopted or removed; later lists repair what others changed. Needed once before the
-    /// core beats.
+    /// All VIP addresses that are on own ports now, always the full list. The first list of a life is the
+    /// leftovers of an earlier one, which are adopted or removed; later lists repair what others changed.
+    /// Needed once before the core beats.
     Addresses(Vec<(VipName, PortName)>),
     /// A peer's status, already authenticated as coming from `status.node`.
     Peer {
         /// The message.
         status: Status,
     },
-    /// The session with a peer broke. Only a hint: the peer is asked for nothing and is down when its lease passes.
+    /// The session with a peer broke. Only a hint: the peer is asked for nothing and is down when its lease
+    /// passes.
     PeerLost(NodeName),
     /// The answer to [`Output::Probe`], at the latest about 100 ms after it.
     ProbeDone {
@@ -94,8 +95,9 @@ pub enum Input {
     Leave,
 }
 
-/// Something to do. The shell carries outputs out in order and one after the other: a [`Remove`](Output::Remove) is
-/// finished, or has failed, before the [`Broadcast`](Output::Broadcast) behind it leaves.
+/// Something to do. The shell carries outputs out in order and one after the other: a
+/// [`Remove`](Output::Remove) is finished, or has failed, before the [`Broadcast`](Output::Broadcast) behind it
+/// leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send this to every other node of the own group.
@@ -135,8 +137,8 @@ pub enum Output {
     Event(Event),
 }
 
-/// Where the core puts its outputs; the shell empties it after each call. One call adds a bounded number: at most a few
-/// for each VIP, port and peer of the group.
+/// Where the core puts its outputs; the shell empties it after each call. One call adds a bounded number: at
+/// most a few for each VIP, port and peer of the group.
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: VecDeque<Output>,

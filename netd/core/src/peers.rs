@@ -5,8 +5,8 @@
 //!                         ^                                |
 //!                         +------------status--------------+
 //! ```
-//! A peer's words count only while it is alive. A broken session makes a peer suspect, for people to see; it decides
-//! nothing. There is no gossip: each node judges each peer by what it hears itself.
+//! A peer's words count only while it is alive. A broken session makes a peer suspect, for people to see; it
+//! decides nothing. There is no gossip: each node judges each peer by what it hears itself.
 
 use crate::event::Event;
 use crate::scope::Scope;
@@ -64,8 +64,8 @@ pub(crate) enum Received {
     Stranger,
     /// Older than what the peer said before: nothing was changed.
     Stale,
-    /// `changed`: the peer says something else than before, beyond times and acknowledgements. `answer`: it waits to be
-    /// heard. `ignored`: entries that were left out.
+    /// `changed`: the peer says something else than before, beyond times and acknowledgements. `answer`: it
+    /// waits to be heard. `ignored`: entries that were left out.
     News { changed: bool, answer: bool, ignored: u64 },
 }
 
@@ -135,8 +135,8 @@ impl Peers {
         }
     }
 
-    /// This node did not run for `gap`: what peers sent meanwhile may still wait in a queue, so it is not held against
-    /// them.
+    /// This node did not run for `gap`: what peers sent meanwhile may still wait in a queue, so it is not held
+    /// against them.
     pub(crate) fn excuse(&mut self, now: Time, gap: Duration) {
         for peer in self.peers.values_mut() {
             peer.heard = peer.heard.map(|heard| (heard + gap).min(now));
@@ -169,7 +169,8 @@ impl Peers {
         self.peers.values().all(|p| p.heard.is_some())
     }
 
-    /// Live peers that do not say to have heard this node's status number `sequence`. One that said it leaves is not waited for.
+    /// Live peers that do not say to have heard this node's status number `sequence`. One that said it leaves
+    /// is not waited for.
     pub(crate) fn unaware_of(&self, incarnation: u64, sequence: u64) -> impl Iterator<Item = &NodeName> {
         let unaware = move |said: &Said| {
             said.participation != Some(Participation::Leaving)

@@ -1,20 +1,20 @@
 //! Where VIPs belong: pure functions of what a node knows of its group.
 //!
-//! Every node computes them for itself. Nodes that know the same come to the same answer, so that one of them acts;
-//! nodes that know different things may both act, and the claim decides between them.
+//! Every node computes them for itself. Nodes that know the same come to the same answer, so that one of them
+//! acts; nodes that know different things may both act, and the claim decides between them.
 //!
-//! **In bounds** ([`Reject`] names each rule): a port may carry a VIP when its node is in the VIP's group, takes part,
-//! and is not the pair partner of the node the VIP left; when the port is on the VIP's network and operative; and when
-//! its kernel did not lately refuse the address. The cluster file already keeps partners out of one group; it is checked
-//! here all the same, because it is a promise.
+//! **In bounds** ([`Reject`] names each rule): a port may carry a VIP when its node is in the VIP's group,
+//! takes part, and is not the pair partner of the node the VIP left; when the port is on the VIP's network and
+//! operative; and when its kernel did not lately refuse the address. The cluster file already keeps partners
+//! out of one group; it is checked here all the same, because it is a promise.
 //!
-//! **A VIP whose port went out, on a live holder** ([`next_port_on`]): the holder's other port with the fewest VIPs,
-//! then the lowest name. Only the holder computes this.
+//! **A VIP whose port went out, on a live holder** ([`next_port_on`]): the holder's other port with the fewest
+//! VIPs, then the lowest name. Only the holder computes this.
 //!
 //! **VIPs without a holder** ([`plan`]):
 //! 1. each goes to its home port when that is in bounds;
-//! 2. the others, in name order, each go to the node with the fewest VIPs on operative ports, there to the port with the
-//!    fewest, then to the lowest name. What 1 and 2 placed before counts as a VIP.
+//! 2. the others, in name order, each go to the node with the fewest VIPs on operative ports, there to the port
+//!    with the fewest, then to the lowest name. What 1 and 2 placed before counts as a VIP.
 //!
 //! Nothing is moved for balance: a VIP with a live holder stays.
 
@@ -311,7 +311,8 @@ mod tests {
 
     type World = (ClusterFile, BTreeMap<PortId, usize>, Vec<(VipName, Option<NodeName>)>);
 
-    /// A group of nodes with ports, some operative with a load, VIPs homed anywhere, each having left some node.
+    /// A group of nodes with ports, some operative with a load, VIPs homed anywhere, each having left some
+    /// node.
     fn worlds() -> impl Strategy<Value = World> {
         let node = (0..2u8, 1..4usize, prop::bool::ANY);
         let nodes = prop::collection::vec(node, 1..7);
@@ -398,7 +399,8 @@ mod tests {
 
         #[test]
         fn the_load_is_even_when_homes_are_out(count in 1..12usize, nodes in 1..5usize) {
-            let lines: Vec<String> = (0..=nodes).map(|n| format!("{}1 east p1 p2", char::from(b'a' + n as u8))).collect();
+            let lines: Vec<String> =
+                "abcdef".chars().take(nodes + 1).map(|letter| format!("{letter}1 east p1 p2")).collect();
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
             let vips: Vec<String> = (0..count).map(|v| format!("v{v:02} a1:p1")).collect();
             let vips: Vec<&str> = vips.iter().map(String::as_str).collect();

@@ -8,9 +8,9 @@
 //!        ^                      |                     |
 //!        +----carrier lost------+-----carrier lost----+     each loss doubles the next hold-down
 //! ```
-//! The hold-down is what keeps a flapping port from taking VIPs along: 500 ms after a single loss, twice as long for each
-//! further loss within 30 s, at most 30 s. A port that comes up for the first time needs none, so that a booting node
-//! serves at once.
+//! The hold-down is what keeps a flapping port from taking VIPs along: 500 ms after a single loss, twice as
+//! long for each further loss within 30 s, at most 30 s. A port that comes up for the first time needs none, so
+//! that a booting node serves at once.
 
 use crate::event::Event;
 use crate::io::PortStatus;

@@ -30,8 +30,8 @@ impl Scope {
         Some(Scope { file: file.clone(), me: me.clone(), group, peers, vips, rank })
     }
 
-    /// Whether a VIP of this name, of this group, can sit on that port at all: the part of `in-bounds` that never
-    /// changes.
+    /// Whether a VIP of this name, of this group, can sit on that port at all: the part of `in-bounds` that
+    /// never changes.
     pub(crate) fn fits(&self, vip: &VipName, node: &NodeName, port: &PortName) -> bool {
         let Some(vip) = self.vips.get(vip) else { return false };
         let Some(node) = self.file.nodes.get(node) else { return false };

@@ -68,7 +68,8 @@ pub struct VipRow {
     pub epoch: u64,
     /// How long it has been in this state.
     pub since: Duration,
-    /// Where it would go if the port that holds it went out; where it should go, without a holder. `Err`: why nowhere.
+    /// Where it would go if the port that holds it went out; where it should go, without a holder. `Err`: why
+    /// nowhere.
     pub next: Result<PortId, String>,
     /// Stations other than the holder that claimed the address while this node held it.
     pub conflict: Option<Conflict>,

@@ -1,5 +1,5 @@
-//! Every interval the core uses, derived from the cluster's two: beat and lease. In one place, so that their order
-//! can be seen: change gap < beat < claim patience < lease.
+//! Every interval the core uses, derived from the cluster's two: beat and lease. In one place, so that their
+//! order can be seen: change gap < beat < claim patience < lease.
 
 use core::time::Duration;
 use proto::cluster::Timing;
@@ -59,7 +59,8 @@ impl Tempo {
         self.lease / 2
     }
 
-    /// A gap between two calls that can no longer be ordinary scheduling: what was sent in it still waits in a queue.
+    /// A gap between two calls that can no longer be ordinary scheduling: what was sent in it still waits in a
+    /// queue.
     pub(crate) fn excusable_gap(self) -> Duration {
         2 * self.beat
     }

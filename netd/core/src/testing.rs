@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Builds a cluster with the networks `data` and `back`, in lab timing.
 ///
-/// A node is `name group port...`; its pair is the first letter of its name, a port whose name begins with `b` is on `back`.
-/// A VIP is `name node:port [failback seconds]`; its group is its home's, its network is its home port's.
+/// A node is `name group port...`; its pair is the first letter of its name, a port whose name begins with `b`
+/// is on `back`. A VIP is `name node:port [failback seconds]`; its group is its home's, its network is its home
+/// port's.
 #[allow(dead_code)] // each test program uses its part
 pub(crate) fn cluster(nodes: &[&str], vips: &[&str]) -> ClusterFile {
     let network = |third: u8| Network {

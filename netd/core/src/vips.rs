@@ -1,26 +1,27 @@
 //! One VIP in the eyes of one node: what this node does about it.
 //!
 //! ```text
-//!             placed on a port of ours            nobody answers, and every live peer knows
-//!   Backup ------------------------> Claiming ------------------------------------------------> Holding --+
-//!     ^ ^                            |   ^  | nobody answers, but some peer does not know,         |   ^  | port went out,
-//!     | |            somebody answers|   |  | until it does or two beats are over                  |   +--+ other own port
-//!     | |                            v   +--+ (then ask the LAN again)                             |
-//!     | +---- time is over ------ Waiting                                                          |
-//!     |                                                                                            |
-//!     +--- a live holder, a better claim, our port went out <------- no other own port, a better right
+//!           placed on a port of ours         nobody answers, every live peer knows
+//!   Backup ------------------------> Claiming ----------------------------------> Holding --+
+//!     ^ ^                            |   ^  | nobody answers, but a peer            |  ^    | port went out,
+//!     | |            somebody answers|   |  | does not know: ask the LAN again,     |  +----+ another own port
+//!     | |                            v   +--+ now or after two beats                |
+//!     | +----- time is over ----- Waiting                                           |
+//!     |                                                                             |
+//!     +--- a live holder, a better claim, our port went out <-- no other own port, a better right
 //! ```
-//! - **Claiming** tells the peers and asks the LAN at the same time. The peers, because one that has *seen* the claim will not start
-//!   one of its own, and one that holds the VIP says so in the message that acknowledges. The LAN, because a silent holder may
-//!   be alive there. The LAN's answer must be fresh when the VIP is taken: two claimants that do not hear each other then
-//!   still meet on the LAN. A live peer that does not acknowledge for two beats is worked around by asking the LAN alone.
-//! - Once begun, a take is given up only for the reasons in the last line, not because placement meanwhile prefers another
-//!   port: views change while VIPs of a lost node find new places, and two nodes that keep handing a VIP to each other serve
-//!   nobody.
+//! - **Claiming** tells the peers and asks the LAN at the same time. The peers, because one that has *seen* the
+//!   claim will not start one of its own, and one that holds the VIP says so in the message that acknowledges.
+//!   The LAN, because a silent holder may be alive there. The LAN's answer must be fresh when the VIP is taken:
+//!   two claimants that do not hear each other then still meet on the LAN. A live peer that does not
+//!   acknowledge for two beats is worked around by asking the LAN alone.
+//! - Once begun, a take is given up only for the reasons in the last line, not because placement meanwhile
+//!   prefers another port: views change while VIPs of a lost node find new places, and two nodes that keep
+//!   handing a VIP to each other serve nobody.
 //! - **Holding** ends by the holder's own decision or for a better right: higher epoch, then lower node name.
 //!
-//! An adopted VIP (on our port when netd started) is held with epoch 0 until the start quarantine is over: whoever took it while we
-//! were away has the better right.
+//! An adopted VIP (on our port when netd started) is held with epoch 0 until the start quarantine is over:
+//! whoever took it while we were away has the better right.
 
 use crate::event::{DropCause, Event, Hindrance, MoveCause, Rival, TakeCause};
 use crate::io::{Mac, Outbox, Output};
@@ -39,7 +40,8 @@ pub(crate) enum Role {
     Backup,
     /// Tells the peers and asks the LAN. `told`: the status that carried the claim first.
     Claiming { port: PortName, epoch: u64, told: Option<Told>, probe: Probe },
-    /// Has it. `unapplied`: the kernel's answer to the last Add is awaited until then. `announced`: when the LAN was told last.
+    /// Has it. `unapplied`: the kernel's answer to the last Add is awaited until then. `announced`: when the
+    /// LAN was told last.
     Holding {
         port: PortName,
         epoch: u64,
@@ -294,8 +296,8 @@ impl Record {
         self.served_by(now, to, tempo);
     }
 
-    /// Holding -> Backup, address first. The event follows by [`tell_dropped`](Self::tell_dropped), which lets a late node
-    /// remove everything before it says anything.
+    /// Holding -> Backup, address first. The event follows by [`Dropped::tell`], which lets
+    /// a late node remove everything before it says anything.
     pub(crate) fn remove(&mut self, now: Time, out: &mut Outbox) -> Option<Dropped> {
         let Role::Holding { port, epoch, since, .. } = self.role.clone() else { return None };
         out.push(Output::Remove { vip: self.name.clone(), port: port.clone() });
@@ -311,7 +313,8 @@ impl Record {
         }
     }
 
-    /// A live peer holds it by lesser right, or a station's frame claims it: tells the LAN again, but only so often.
+    /// A live peer holds it by lesser right, or a station's frame claims it: tells the LAN again, but only so
+    /// often.
     pub(crate) fn defend(&mut self, now: Time, tempo: Tempo, rival: Rival, out: &mut Outbox) {
         let Role::Holding { port, contest, announced, .. } = &mut self.role else { return };
         match &rival {
@@ -331,8 +334,8 @@ impl Record {
         out.event(Event::VipConflict { vip, port, with: rival });
     }
 
-    /// Tells the LAN again when it has not been told for long: a station may have learned from somebody whose address is gone
-    /// since, and this node never heard of it.
+    /// Tells the LAN again when it has not been told for long: a station may have learned from somebody whose
+    /// address is gone since, and this node never heard of it.
     pub(crate) fn refresh(&mut self, now: Time, out: &mut Outbox) {
         if let Role::Holding { port, announced, .. } = &mut self.role
             && *announced + REFRESH <= now

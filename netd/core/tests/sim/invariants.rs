@@ -1,10 +1,10 @@
 //! What must be true after every step, by name.
 //!
-//! - `in-bounds`: an address is only ever on a port of its VIP's group and network; and where netd acts, not on a port that
-//!   has been without carrier for longer than netd needs to hear of it.
-//! - `one-holder`: of one LAN segment at most one node answers for a VIP. Two may do so only in consequence of what no netd can
-//!   prevent (a machine that stood still comes back, a LAN is joined), and no longer than two beats once both act and the
-//!   nodes of the group hear each other both ways.
+//! - `in-bounds`: an address is only ever on a port of its VIP's group and network; and where netd acts, not on
+//!   a port that has been without carrier for longer than netd needs to hear of it.
+//! - `one-holder`: of one LAN segment at most one node answers for a VIP. Two may do so only in consequence of
+//!   what no netd can prevent (a machine that stood still comes back, a LAN is joined), and no longer than two
+//!   beats once both act and the nodes of the group hear each other both ways.
 
 use crate::world::{World, ms};
 use proto::cluster::{NodeName, PortId, VipName};

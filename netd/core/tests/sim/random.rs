@@ -1,4 +1,5 @@
-//! Whole clusters under random trouble: whatever happens, the invariants hold, and when the trouble ends every VIP is served.
+//! Whole clusters under random trouble: whatever happens, the invariants hold, and when the trouble ends every
+//! VIP is served.
 
 use crate::cluster::cluster;
 use crate::rng::Rng;

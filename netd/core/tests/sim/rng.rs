@@ -1,4 +1,5 @@
-//! The simulation's only source of chance: splitmix64, so that a seed means the same world everywhere and for ever.
+//! The simulation's only source of chance: splitmix64, so that a seed means the same world everywhere and for
+//! ever.
 
 pub(crate) struct Rng(u64);
 

@@ -1,5 +1,5 @@
-//! Named situations, each with what must come of it. Every scenario runs with several seeds: clocks, delays and the order of
-//! simultaneous happenings differ between them.
+//! Named situations, each with what must come of it. Every scenario runs with several seeds: clocks, delays and
+//! the order of simultaneous happenings differ between them.
 
 use crate::cluster::cluster;
 use crate::seeds;

@@ -1,7 +1,9 @@
-//! A group of real cores in one thread, with virtual time: machines with kernels and cables, a message network that loses, delays
-//! and repeats, and a LAN that answers probes according to which kernels have an address at that moment.
+//! A group of real cores in one thread, with virtual time: machines with kernels and cables, a message network
+//! that loses, delays and repeats, and a LAN that answers probes according to which kernels have an address at
+//! that moment.
 //!
-//! A happening is taken from the queue, time jumps to it, the cores' outputs are carried out, the invariants are checked.
+//! A happening is taken from the queue, time jumps to it, the cores' outputs are carried out, the invariants
+//! are checked.
 
 use crate::invariants::Watch;
 use crate::rng::Rng;
@@ -179,7 +181,7 @@ impl World {
         self.file.nodes.keys().cloned().collect()
     }
 
-    // ---- what is done to the world -------------------------------------------------------------------------------------------
+    // ---- what is done to the world
 
     pub(crate) fn plug(&mut self, port: &str) {
         self.cable(port, true);
@@ -357,7 +359,7 @@ impl World {
         self.never.push((what, is));
     }
 
-    // ---- what can be seen of the world ---------------------------------------------------------------------------------------
+    // ---- what can be seen of the world
 
     /// Ports whose kernels answer for `vip`.
     pub(crate) fn answering(&self, vip: &VipName) -> Vec<PortId> {
@@ -426,7 +428,7 @@ impl World {
         None
     }
 
-    // ---- how time passes -----------------------------------------------------------------------------------------------------
+    // ---- how time passes
 
     /// Lets `time` pass.
     pub(crate) fn run(&mut self, time: Duration) {
@@ -496,7 +498,8 @@ impl World {
         self.later(delay, Happening::Input { node: node.clone(), incarnation, input: Box::new(input) });
     }
 
-    /// The kernel's link event reaches netd a little later and carries what is then the case; one event more or less matters not.
+    /// The kernel's link event reaches netd a little later and carries what is then the case; one event more or
+    /// less matters not.
     fn tell_ports(&mut self, node: &NodeName) {
         let delay = ms(1 + self.rng.below(20));
         // The list is filled in on arrival.
@@ -686,7 +689,7 @@ impl World {
         Mac([2, 0, 0, 0, u8::try_from(index).unwrap(), port.port.0.as_bytes()[1]])
     }
 
-    // ---- judgement -----------------------------------------------------------------------------------------------------------
+    // ---- judgement
 
     fn check(&mut self) {
         let mut watch = core::mem::take(&mut self.watch);
