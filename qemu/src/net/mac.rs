@@ -20,7 +20,7 @@ impl Mac {
     pub const TCP: Mac = Mac([0x02, 0x45, 0x4b, 0, 0, 2]);
     /// Prefix of the lab's own hosts.
     pub const LAB_PREFIX: [u8; 3] = [0x02, 0x45, 0x4b];
-    /// Prefix of the addresses under which IPv4 owner questions are asked; the rest is the question's number.
+    /// Prefix of the addresses under which IPv4 owner questions are asked; the rest is the question's slot.
     pub const QUESTION_V4_PREFIX: [u8; 3] = [0x02, 0x45, 0x50];
     /// Prefix of the addresses under which IPv6 owner questions are asked.
     pub const QUESTION_V6_PREFIX: [u8; 3] = [0x02, 0x45, 0x51];

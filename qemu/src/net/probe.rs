@@ -3,12 +3,12 @@
 //!
 //! | question | IPv4 | IPv6 | answered |
 //! |---|---|---|---|
-//! | who owns it? | ARP probe (from 0.0.0.0) under a hardware address that is the question's number | NS from one of 16 link-local addresses, each with a hardware address of its own | by unicast to that address: every answer finds its question |
+//! | who owns it? | ARP request from one of 16 link-local addresses, each with a hardware address of its own | NS likewise | by unicast to that address: every answer finds its question |
 //! | is it in reach? | ICMP echo | ICMPv6 echo | to the host's own address |
 //!
-//! ARP probes leave no trace in the machines' neighbour tables. IPv6 has no such question whose answers can be told
-//! apart: what a kernel says to a duplicate check is byte for byte an announcement. So IPv6 questions come from a
-//! small fixed set of addresses: 16 entries in each machine's neighbour table and no more.
+//! Duplicate checks (from 0.0.0.0 or `::`) would leave no trace in the machines, but they look like somebody who is
+//! about to take the address, and a kernel's answer to the IPv6 one is byte for byte an announcement. So questions
+//! come from a small fixed set of link-local addresses: 16 entries in each machine's neighbour tables and no more.
 //!
 //! The host answers for its own addresses and resolves VIPs as clients do: by a question each second, and from
 //! what it overhears.
@@ -28,9 +28,8 @@ pub const VIPS_MAX: usize = 64;
 /// The probing host asks where a measured VIP is this often.
 pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// IPv4 questions carry this many different numbers: 24 bits of a hardware address.
-const V4_NUMBERS: u32 = 1 << 24;
-const V6_NUMBERS: u32 = QUESTIONS_KEPT as u32;
+/// Questions carry this many different numbers, each a station of its own to the machines: as many as are kept.
+const SLOTS: u32 = QUESTIONS_KEPT as u32;
 /// Names the probing host's echoes.
 const IDENT: u16 = 0x454b;
 
@@ -257,7 +256,7 @@ impl ProbeHost {
         if let Some(w) = self.vips.get_mut(&IpAddr::V4(arp.sender)) {
             match arp.target_mac.number_after(Mac::QUESTION_V4_PREFIX) {
                 Some(number) if arp.reply => {
-                    w.owners.answered(now, number, V4_NUMBERS, arp.sender_mac, &mut out.events);
+                    w.owners.answered(now, number, SLOTS, arp.sender_mac, &mut out.events);
                     out.frames.extend(w.owners.follow_up(now).map(|n| owner_question(arp.sender.into(), n)));
                 }
                 _ => {
@@ -331,7 +330,7 @@ impl ProbeHost {
         let mac = say.target_mac.unwrap_or(frame.source);
         match question_slot(say.destination) {
             Some(slot) => {
-                w.owners.answered(now, slot, V6_NUMBERS, mac, &mut out.events);
+                w.owners.answered(now, slot, SLOTS, mac, &mut out.events);
                 out.frames.extend(w.owners.follow_up(now).map(|n| owner_question(say.target.into(), n)));
             }
             None => {
@@ -372,13 +371,16 @@ fn following(due: Time, interval: Duration, now: Time) -> Time {
 fn owner_question(ip: IpAddr, number: u32) -> Vec<u8> {
     match ip {
         IpAddr::V4(target) => {
-            let own = Mac::numbered(Mac::QUESTION_V4_PREFIX, number);
-            let sender = Ipv4Addr::UNSPECIFIED;
+            // Not a probe from 0.0.0.0: RFC 5227 makes that somebody about to take the address, which a machine that
+            // is about to take it must respect. Link-local senders (RFC 3927) are strangers who merely ask.
+            let slot = number % SLOTS;
+            let own = Mac::numbered(Mac::QUESTION_V4_PREFIX, slot);
+            let sender = Ipv4Addr::new(169, 254, 81, 1 + slot as u8);
             let question = Arp { reply: false, sender_mac: own, sender, target_mac: Mac::ZERO, target };
             frames::arp(Mac::BROADCAST, &question)
         }
         IpAddr::V6(target) => {
-            let slot = number % V6_NUMBERS;
+            let slot = number % SLOTS;
             let own = Mac::numbered(Mac::QUESTION_V6_PREFIX, slot);
             let group = solicited_node(target);
             let question =
@@ -419,7 +421,7 @@ fn question_address(slot: u32) -> Ipv6Addr {
 
 fn question_slot(address: Ipv6Addr) -> Option<u32> {
     let slot = u32::from(address.segments()[7]);
-    (slot < V6_NUMBERS && address == question_address(slot)).then_some(slot)
+    (slot < SLOTS && address == question_address(slot)).then_some(slot)
 }
 
 #[cfg(test)]
