@@ -87,6 +87,7 @@ impl Rig {
             self.now = self.now.max(due);
             let mut out = Outbox::new();
             self.core.handle_timeout(at(self.now), &mut out);
+            assert!(self.core.next_wakeup().is_none_or(|due| at(self.now) < due), "no end of wakeups");
             all.extend(self.collect(out));
         }
         self.now = end;

@@ -520,8 +520,13 @@ impl World {
             return;
         }
         let mut out = Outbox::new();
-        machine.core.as_mut().unwrap().handle_timeout(clock, &mut out);
+        let core = machine.core.as_mut().unwrap();
+        core.handle_timeout(clock, &mut out);
+        let idle = core.next_wakeup().is_none_or(|due| clock < due);
         self.carry_out(node, &mut out);
+        if !idle {
+            self.fail(&format!("{node} wants to be woken at once again and again"));
+        }
     }
 
     fn feed(&mut self, node: &NodeName, input: Input) {
