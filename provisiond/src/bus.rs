@@ -1,10 +1,11 @@
 //! What `org.evenkeel.Provision1` shows, put together from what the driver has found.
 
-use crate::config::{Configuration, hex, public_key};
+use crate::config::{Configuration, public_key};
 use crate::personality::Source;
 use bus::provision1::{ProvisionState, StateRow};
 use proto::personality::Personality;
 use proto::record::NodeRecord;
+use proto::text::hex;
 
 /// Everything known at the moment; what is not known shows as empty.
 #[derive(Default)]

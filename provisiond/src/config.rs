@@ -5,6 +5,7 @@ use proto::cluster::{ClusterFile, Diagnostics, NodeName};
 use proto::part::{KeySeed, NetdPart};
 use proto::personality::Personality;
 use proto::roster::{PublicKey, Roster};
+use proto::text::hex;
 use sha2::{Digest, Sha256};
 
 /// What diagnostics call the text from the personality.
@@ -53,11 +54,6 @@ pub(crate) enum ConfigError {
 /// The public half of the personality's key.
 pub(crate) fn public_key(personality: &Personality) -> PublicKey {
     SigningKey::from_bytes(&personality.key.0).verifying_key().to_bytes()
-}
-
-/// `bytes` in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Checks the personality and makes the parts.

@@ -1,7 +1,7 @@
 //! The command line: where everything is. Defaults are the device's; tests give directories of their own.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where everything is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Default for Options {
             state: "/state/evenkeel".into(),
             smbios: "/sys/firmware/dmi/entries".into(),
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
-            parts: "/run/evenkeel/parts".into(),
+            parts: Path::new(proto::part::NETD_PART_PATH).parent().map(Path::to_owned).unwrap_or_default(),
             init: proto::control::SOCKET_PATH.into(),
             bus: bus::PROVISIOND_SOCKET.into(),
             release: "/etc/evenkeel/release".into(),
