@@ -3,6 +3,7 @@
 //! Text form, one line, no spaces needed: `a1:<64 hex digits>,a2:<64 hex digits>`.
 
 use crate::cluster::{NodeName, is_name};
+use crate::text;
 use core::fmt;
 use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -138,7 +139,7 @@ impl FromStr for Roster {
 impl fmt::Display for Roster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, key)) in self.entries.iter().enumerate() {
-            write!(f, "{}{name}:{}", if at == 0 { "" } else { "," }, to_hex(key))?;
+            write!(f, "{}{name}:{}", if at == 0 { "" } else { "," }, text::hex(key))?;
         }
         Ok(())
     }
@@ -163,23 +164,8 @@ impl<'de> Deserialize<'de> for Roster {
 }
 
 /// Reads 64 hexadecimal digits, either case: a public key or a seed.
-pub fn parse_hex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let high = char::from(pair[0]).to_digit(16)?;
-        let low = char::from(pair[1]).to_digit(16)?;
-        *byte = (high * 16 + low) as u8;
-    }
-    Some(bytes)
-}
-
-/// `bytes` in hexadecimal, lower case: what [`parse_hex`] reads.
-pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+pub fn parse_hex(digits: &str) -> Option<[u8; 32]> {
+    text::unhex(digits)?.try_into().ok()
 }
 
 #[cfg(test)]
