@@ -26,21 +26,13 @@ pub(crate) const DPKG_QUERY: Tool = Tool { name: "dpkg-query", package: "dpkg" }
 /// Longest piece of a program's own words in one of our messages.
 const DETAIL_MAX: usize = 300;
 
-/// Beginnings of variables by which mtools and e2fsprogs are told to write other bytes.
-const STEERING: [&[u8]; 4] = [b"MTOOLS", b"MKE2FS", b"E2FSPROGS", b"SOURCE_DATE"];
-
 impl Tool {
-    /// A command whose output depends on neither the user's language, time zone, variables nor configuration files.
+    /// A command whose output depends on neither the user's language, time zone nor configuration files.
     pub(crate) fn command(self) -> Command {
         let mut command = Command::new(self.name);
         // mkfs.fat, mke2fs live in sbin, which an ordinary user's PATH may lack.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
-        for (name, _) in std::env::vars_os() {
-            if STEERING.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix)) {
-                command.env_remove(name);
-            }
-        }
         command.env("LC_ALL", "C").env("TZ", "UTC").env("MTOOLSRC", "/dev/null");
         command.stdin(std::process::Stdio::null());
         command
