@@ -120,8 +120,9 @@ fn start(options: &Options) -> Result<Started, DriverError> {
     {
         warn!("the host name is not set: {}", one_line(&e));
     }
-    for text in &errors {
-        error!("{text}");
+    // The log has one line per event; a cluster file's problems have several, with carets below the text.
+    for line in errors.iter().flat_map(|text| text.lines()) {
+        error!("{line}");
     }
     let view = View {
         personality: found.as_ref().map(|(source, personality)| (*source, personality)),

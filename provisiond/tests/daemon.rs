@@ -14,7 +14,7 @@ use proto::part::{KeySeed, NetdPart};
 use proto::record::NodeRecord;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -121,8 +121,7 @@ impl Drop for Machine {
 }
 
 fn public(seed: u8) -> String {
-    let key = SigningKey::from_bytes(&[seed; 32]).verifying_key().to_bytes();
-    key.iter().map(|b| format!("{b:02x}")).collect()
+    proto::text::hex(&SigningKey::from_bytes(&[seed; 32]).verifying_key().to_bytes())
 }
 
 fn strings(cluster: &str) -> Vec<String> {
@@ -187,11 +186,17 @@ impl Drop for Daemon {
     }
 }
 
-/// An init that answers one request and tells what it was.
-fn fake_init(path: &Path, reply: Reply) -> std::thread::JoinHandle<Request> {
+/// A control socket that takes connections and never answers.
+fn silent_init(path: &Path) -> OwnedFd {
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(listener.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
     listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    listener
+}
+
+/// An init that answers one request and tells what it was.
+fn fake_init(path: &Path, reply: Reply) -> std::thread::JoinHandle<Request> {
+    let listener = silent_init(path);
     std::thread::spawn(move || {
         let client = accept(listener.as_raw_fd()).unwrap();
         let mut packet = [0; 1024];
@@ -247,7 +252,7 @@ fn first_boot_stores_the_personality_and_hands_out_the_part() {
     assert!(place("personality of a1 from SMBIOS") < place("storing the personality of a1"));
     assert!(place("storing the personality of a1") < place("stored the personality of a1"));
     assert!(place("stored the personality of a1") < place("handed netd its part"));
-    assert!(!log.contains("warning") && !log.contains("error"), "{log}");
+    assert!(!log.contains("warn ") && !log.contains("error "), "{log}");
     assert!(!log.contains("0101"), "the seed is in the log");
 }
 
@@ -287,7 +292,7 @@ fn state_wins_over_strings_that_changed() {
     machine.strings(&strings(&DEMO.replace("demo", "other")));
     let (row, log) = machine.run();
     assert_eq!((row.cluster.as_str(), row.personality_source.as_str()), ("demo", "state"));
-    assert!(log.contains("warning: SMBIOS strings differ from STATE in cluster: STATE is used"), "{log}");
+    assert!(log.contains("warn SMBIOS strings differ from STATE in cluster: STATE is used"), "{log}");
     machine.strings(&["vendor=Acme".into()]);
     let (row, log) = machine.run();
     assert_eq!(row.cluster, "demo");
@@ -305,7 +310,9 @@ fn a_bad_cluster_file_is_told_and_not_stored() {
                     55 | address = \"10.7.0.101\"\n      |           ^^^^^^^^^^^^\n   \
                     help: network data is 10.9.0.0/24, fd09::/64";
     assert_eq!(row.error, expected);
-    assert!(log.contains(&format!("error: {expected}\n")), "{log}");
+    for line in expected.lines() {
+        assert!(log.contains(&format!("error {line}\n")), "{log}");
+    }
     assert_eq!((row.node.as_str(), row.cluster.as_str(), row.boot_count), ("a1", "", 1));
     assert!(machine.part().is_none());
     assert!(!machine.path("var/state/personality").exists(), "a mistake is not kept");
@@ -370,7 +377,7 @@ fn damage_to_both_slots_is_never_taken_for_a_first_boot() {
             row.error
         );
         assert!(machine.part().is_none(), "{record}");
-        assert!(log.contains(&format!("error: {}", row.error)), "{log}");
+        assert!(log.contains(&format!("error {}", row.error)), "{log}");
     }
 }
 
@@ -391,12 +398,32 @@ fn an_init_that_refuses_or_is_silent_does_not_stop_it() {
     let init = fake_init(&machine.path("init.sock"), Reply::Refused { reason: "no names today".into() });
     let (row, log) = machine.run();
     init.join().unwrap();
-    assert!(log.contains("warning: the host name is not set: init refused: no names today"), "{log}");
+    assert!(log.contains("warn the host name is not set: init refused: no names today"), "{log}");
     assert_eq!(row.error, "");
     fs::remove_file(machine.path("init.sock")).unwrap();
-    let silent = std::os::unix::net::UnixListener::bind(machine.path("init.sock")).unwrap();
-    assert!(machine.run().1.contains("the host name is not set: init's control socket fails"));
+    assert!(machine.run().1.contains("the host name is not set: init's control socket fails: ENOENT"));
+    let silent = silent_init(&machine.path("init.sock"));
+    assert!(machine.run().1.contains("the host name is not set: init does not answer within 2s"));
     drop(silent);
+}
+
+#[test]
+fn a_readiness_pipe_that_nobody_reads_does_not_stop_it() {
+    let machine = Machine::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_provisiond"));
+    command.args(machine.options()).env("NOTIFY_FD", "1").stdin(Stdio::null()).stdout(writer);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    let (told, said) = channel();
+    std::thread::spawn(move || errors.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
+    let heard = std::iter::from_fn(|| said.recv_timeout(DEADLINE).ok())
+        .any(|line| line.starts_with("warn readiness was not heard"));
+    let answers = heard && machine.state().node == "a1";
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(answers, "it ended, or waits");
 }
 
 #[test]
@@ -419,8 +446,8 @@ fn run_on(machine: &Machine, mount: &str) -> (ExitStatus, String) {
 #[test]
 fn a_disk_that_cannot_keep_ends_the_daemon() {
     let table = [
-        ("-o ro", "error: cannot make ", "is STATE mounted, writable and not full?: Read-only file system"),
-        ("-o size=64k", "error: STATE cannot keep what it must", "cannot create it: No space left on device"),
+        ("-o ro", "error cannot make ", "is STATE mounted, writable and not full?: Read-only file system"),
+        ("-o size=64k", "error STATE cannot keep what it must", "cannot create it: No space left on device"),
     ];
     for (mount, begin, cause) in table {
         let machine = Machine::new();
