@@ -49,6 +49,8 @@ pub struct Failover {
     started: Time,
     /// When the core was called last.
     last: Time,
+    /// This process paused: whatever the next input is, a decision is due.
+    unexamined: bool,
     /// The first list of addresses has been acted on.
     addresses_known: bool,
     /// The first list of addresses, when it came before the list of ports, without which nothing can be
@@ -122,6 +124,7 @@ impl Failover {
             ignored: Ignored::default(),
             started: now,
             last: now,
+            unexamined: false,
             addresses_known: false,
             leftovers: None,
             beat: Beat { sequence: 0, sent: None, next: now, told: None, stale: false },
@@ -209,6 +212,7 @@ impl Failover {
         if gap > self.tempo.excusable_gap() {
             self.peers.excuse(now, gap);
             self.vips.abandon_takes(now);
+            self.unexamined = true;
         }
         now
     }
@@ -285,6 +289,7 @@ impl Failover {
         decide |= !events.is_empty();
         events.into_iter().for_each(|event| out.event(event));
         decide |= self.pass_phase(now, out);
+        decide |= core::mem::take(&mut self.unexamined);
         decide |= self.vips.deadline().is_some_and(|until| until <= now);
         if decide {
             self.with_vips(now, |vips, cx| vips.decide(cx, out));

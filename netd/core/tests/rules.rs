@@ -496,11 +496,33 @@ fn beats_are_regular_and_changes_are_told_at_once_but_not_without_end() {
 #[test]
 fn a_new_claim_is_acknowledged_at_once() {
     let mut rig = Rig::ready(&["web c1:p1"]);
-    rig.pass(100);
-    let out = rig.hear("c1", |s| s.claims = vec![Holding { vip: "web".into(), port: "p1".into(), epoch: 1 }]);
-    let Some(Output::Broadcast(status)) = out.last() else { panic!("{out:?}") };
-    let seen = status.seen.iter().find(|seen| seen.node.0 == "c1").unwrap();
-    assert_eq!(seen.sequence, rig.sequence);
+    let claim = |s: &mut Status| s.claims = vec![Holding { vip: "web".into(), port: "p1".into(), epoch: 1 }];
+    // The second time the claim says nothing new; its sender waits for an answer all the same.
+    for _ in 0..2 {
+        rig.pass(100);
+        let out = rig.hear("c1", claim);
+        let Some(Output::Broadcast(status)) = out.last() else { panic!("{out:?}") };
+        let seen = status.seen.iter().find(|seen| seen.node.0 == "c1").unwrap();
+        assert_eq!(seen.sequence, rig.sequence);
+        rig.pass(100);
+        rig.hear("c1", |_| ());
+    }
+}
+
+#[test]
+fn a_take_begun_before_a_standstill_begins_anew() {
+    let mut rig = Rig::ready(&["web b1:p1"]);
+    rig.pass(20);
+    let seen = rig.seen();
+    rig.now += 2 * BEAT + 1; // longer than any ordinary pause, shorter than a lease
+    let out = rig.hear("a1", |s| s.seen.clone_from(&seen));
+    assert_eq!(short(&out), ["probe web p1 2"]);
+    rig.hear("c1", |s| s.seen = seen);
+    assert_eq!(
+        short(&rig.unanswered(1)),
+        [""; 0],
+        "what peers and LAN said of the first attempt is outdated"
+    );
 }
 
 #[test]
