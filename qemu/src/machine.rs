@@ -399,6 +399,9 @@ impl Owner {
         }
         self.agent.detach();
         self.faults.detach();
+        for nic in &self.spec.nics {
+            let _ = std::fs::remove_file(&nic.machine_end); // QEMU leaves them
+        }
         self.update(|s| {
             s.state = State::Off { reason: reason.to_owned() };
             s.pid = None;
