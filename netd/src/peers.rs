@@ -43,13 +43,15 @@ pub(crate) struct Peers {
     others: Vec<NodeName>,
     /// `None`: there is nobody to talk to.
     open: Option<(Endpoint, mpsc::Receiver<PeerEvent>)>,
+    /// The newest status as it was sent.
+    last: Vec<u8>,
     told_too_long: bool,
 }
 
 impl Peers {
     /// Nobody to talk to.
     pub(crate) fn none() -> Peers {
-        Peers { others: Vec::new(), open: None, told_too_long: false }
+        Peers { others: Vec::new(), open: None, last: Vec::new(), told_too_long: false }
     }
 
     /// Opens the endpoint and keeps a session with every other node of the group.
@@ -77,7 +79,7 @@ impl Peers {
                 _ => tracing::warn!(%node, known, "no session possible: the node has no address or no key"),
             }
         }
-        Ok(Peers { others, open: Some((endpoint, events)), told_too_long: false })
+        Ok(Peers { others, open: Some((endpoint, events)), last: Vec::new(), told_too_long: false })
     }
 
     /// Sends to everybody in the group who can be reached.
@@ -94,6 +96,7 @@ impl Peers {
                 }
             }
         }
+        self.last = message;
     }
 
     /// The next input of a peer. Waits for ever when there are no peers.
@@ -125,12 +128,12 @@ impl Peers {
         None
     }
 
-    /// Says farewell.
+    /// Says farewell: peers get the last status for sure, which says that this node leaves and holds nothing.
     pub(crate) async fn close(self) {
         if let Some((endpoint, _)) = self.open {
             let stats = endpoint.stats();
             tracing::info!(?stats, "peer endpoint closed");
-            endpoint.close().await;
+            endpoint.close(&self.last).await;
         }
     }
 }

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// Accepted connections that have not greeted yet. More than any cluster's nodes that start at once; each costs
@@ -49,7 +49,10 @@ const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Events that wait for the reader: a second of beats of a large group.
 const EVENT_QUEUE: usize = 1024;
 
-/// How long [`Endpoint::close`] waits for the farewell to leave.
+/// How long [`Endpoint::close`] waits for peers to have the last message: some round trips of emulated machines.
+const FAREWELL_DEADLINE: Duration = Duration::from_millis(800);
+
+/// How long [`Endpoint::close`] waits for the end of the sessions to be told.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(200);
 
 /// Round-trip time assumed before the first measurement: sets how soon a lost first packet is repeated.
@@ -308,8 +311,16 @@ impl Endpoint {
         }
     }
 
-    /// Ends all sessions and waits a moment for the farewell to leave, so that peers need not wait for silence.
-    pub async fn close(&self) {
+    /// Gives every connected peer the `last` message, waits until each has it, and ends all sessions, so that peers
+    /// need not wait for silence. Takes at most a second, however deaf a peer is; who has not got it by then does not.
+    pub async fn close(&self, last: &[u8]) {
+        let mut farewells = JoinSet::new(); // bounded by the roster
+        for session in self.shared.registry.all() {
+            let last = last.to_vec();
+            farewells.spawn(async move { session::deliver(&session.connection, &last).await });
+        }
+        // A deaf peer finds out by silence.
+        drop(timeout(FAREWELL_DEADLINE, async { while farewells.join_next().await.is_some() {} }).await);
         self.stop();
         // Late is as good: peers then find out by silence.
         drop(timeout(CLOSE_DEADLINE, self.shared.quic.wait_idle()).await);

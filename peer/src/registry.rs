@@ -90,6 +90,11 @@ impl Registry {
         }
     }
 
+    /// All sessions.
+    pub(crate) fn all(&self) -> Vec<Session> {
+        lock(&self.inner).sessions.values().cloned().collect()
+    }
+
     /// The node's session.
     pub(crate) fn get(&self, node: &NodeName) -> Option<Session> {
         lock(&self.inner).sessions.get(node).cloned()

@@ -133,6 +133,14 @@ pub(crate) async fn run(shared: &Shared, node: &NodeName, connection: Connection
     drop(shared.events.send(PeerEvent::Down(node.clone(), reason)).await);
 }
 
+/// Sends one message and waits until the peer has all of it. A session that ends meanwhile ends the wait.
+pub(crate) async fn deliver(connection: &Connection, message: &[u8]) {
+    let Ok(mut stream) = connection.open_uni().await else { return };
+    if stream.write_all(message).await.is_ok() && stream.finish().is_ok() {
+        drop(stream.stopped().await);
+    }
+}
+
 /// How the reading of one stream ended.
 enum StreamEnd {
     Message(Vec<u8>),

@@ -133,12 +133,13 @@ async fn idle_session_stays() {
 }
 
 #[tokio::test]
-async fn farewell_is_heard_at_once() {
+async fn last_message_and_farewell_are_heard_at_once() {
     let (mut a, mut b) = (Peer::new(1, 2), Peer::new(2, 2));
     a.keep(&b);
     a.up(2).await;
     b.up(1).await;
-    soon(b.endpoint.close()).await;
+    soon(b.endpoint.close(b"bye")).await;
+    assert_eq!(a.event().await, PeerEvent::Message(name(2), b"bye".to_vec()));
     assert_eq!(a.event().await, PeerEvent::Down(name(2), DownReason::Shutdown));
     assert_eq!(b.event().await, PeerEvent::Down(name(1), DownReason::Closed));
 }
