@@ -115,6 +115,11 @@ impl Addressing {
         self.vips.values().copied().collect()
     }
 
+    /// Own addresses of a port.
+    pub(crate) fn own(&self, port: &PortName) -> impl Iterator<Item = IpAddr> {
+        self.plans.get(port).into_iter().flat_map(|plan| plan.own.iter().map(IpNet::addr))
+    }
+
     /// Own addresses of a port, for people.
     pub(crate) fn own_text(&self, port: &PortName) -> String {
         let own = self.plans.get(port).map(|plan| plan.own.iter().map(IpNet::to_string).collect::<Vec<_>>());

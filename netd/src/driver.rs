@@ -7,11 +7,12 @@
 //! kernel ──┤   └──────┘               ├─> log
 //! timers ──┘                          └─> bus (rows, on change)
 //! ```
-//! Reports of the kernel only wake the loop; full lists decide. They are fetched every 50 ms anyway, and every 5 ms for
-//! 2 s after a report: the kernel may tell a lost carrier up to a second late when another report preceded it.
+//! Reports of the kernel only wake the loop; full lists decide. Carriers are looked at every 50 ms anyway, and every
+//! 5 ms for 2 s after a report: the kernel may report a lost carrier up to a second late when another report preceded it.
 
 use crate::addressing::Addressing;
 use crate::announce::Announcer;
+use crate::carrier::Carriers;
 use crate::frames::{self, Saying};
 use crate::lan::{Lan, Seen};
 use crate::netlink::{Changes, Kernel, NetlinkError};
@@ -32,7 +33,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-/// Between two lists of links.
+/// Between two looks at the carriers.
 const LINK_POLL: Duration = Duration::from_millis(50);
 
 /// The same after a report of the kernel, for [`LINK_POLL_FAST_FOR`].
@@ -40,6 +41,9 @@ const LINK_POLL_FAST: Duration = Duration::from_millis(5);
 
 /// How long the kernel may hold back a second report.
 const LINK_POLL_FAST_FOR: Duration = Duration::from_secs(2);
+
+/// Between two full lists of links without a report or a difference.
+const LINK_LIST: Duration = Duration::from_secs(1);
 
 /// Between two lists of addresses without a report.
 const ADDRESS_POLL: Duration = Duration::from_secs(10);
@@ -88,6 +92,8 @@ struct Configured {
     index: u32,
     /// It was administratively up when last looked at.
     up: bool,
+    /// It had carrier then.
+    carrier: bool,
     lan: Option<Lan>,
     /// It is to be set up again at this time.
     retry: Option<Time>,
@@ -117,12 +123,16 @@ pub(crate) struct Driver {
     state: watch::Sender<NetState>,
     next: Deadlines,
     fast_until: Time,
+    carriers: Carriers,
     list_failures: u32,
 }
 
 /// When to do what the core does not know of.
 struct Deadlines {
+    /// A look at the carriers.
     links: Time,
+    /// A full list of links.
+    link_list: Time,
     addresses: Time,
     publish: Time,
 }
@@ -191,8 +201,9 @@ impl Driver {
             held: BTreeMap::new(),
             conflict_told: BTreeMap::new(),
             state,
-            next: Deadlines { links: now, addresses: now + ADDRESS_POLL, publish: now },
+            next: Deadlines { links: now, link_list: now, addresses: now + ADDRESS_POLL, publish: now },
             fast_until: now,
+            carriers: Carriers::default(),
             list_failures: 0,
         };
         Ok((driver, reader))
@@ -206,9 +217,10 @@ impl Driver {
         self.set_up_ports().await;
         // Now that the own address is there.
         self.peers = Peers::open(&self.part, self.udp_port)?;
-        // The ports' state after they were set up.
+        // The ports' state after they were set up: some have their carrier only now.
         let links = self.kernel.links().await?;
         self.ports.update(&links);
+        self.set_up_ports().await;
         self.feed(Input::Ports(self.ports.status())).await;
 
         let found = self.addressing.inspect(&self.ports).await?;
@@ -372,6 +384,17 @@ impl Driver {
         }
     }
 
+    /// Tells the LAN of the port's own addresses. Peers that asked for them before they were there then need not wait
+    /// until they ask again.
+    fn announce_own(&self, port: &PortName) {
+        let Some(mac) = self.ports.link(port).and_then(|link| link.mac) else { return };
+        for frame in self.addressing.own(port).flat_map(|address| frames::announcements(mac, address)) {
+            if let Err(error) = self.send(port, &frame) {
+                tracing::debug!(%port, %error, "own address not announced");
+            }
+        }
+    }
+
     async fn probe_step(&mut self, step: Step) {
         match step {
             Step::Ask { vip, port } => {
@@ -425,6 +448,7 @@ impl Driver {
         if changes.links != self.seen_changes.links {
             self.fast_until = now + LINK_POLL_FAST_FOR;
             self.next.links = now;
+            self.next.link_list = now;
         }
         if changes.addresses != self.seen_changes.addresses {
             self.next.addresses = self.next.addresses.min(now + ADDRESS_SETTLE);
@@ -433,13 +457,19 @@ impl Driver {
     }
 
     async fn look_at_links(&mut self) -> Result<(), DriverError> {
-        let list = self.kernel.links().await;
         let now = clock::now();
         self.next.links = now + if now < self.fast_until { LINK_POLL_FAST } else { LINK_POLL };
+        if now < self.next.link_list && self.carriers.agree(&self.ports) {
+            return Ok(());
+        }
+        self.next.link_list = now + LINK_LIST;
+        let list = self.kernel.links().await;
+        let now = clock::now();
         let list = match list {
             Ok(list) => list,
             Err(error) => {
                 self.list_failures += 1;
+                self.next.link_list = now;
                 tracing::warn!(%error, failures = self.list_failures, "interfaces not listed");
                 return if self.list_failures < LIST_FAILURES_MAX { Ok(()) } else { Err(error.into()) };
             }
@@ -468,8 +498,12 @@ impl Driver {
             let came_up = known.is_some_and(|known| link.up && !known.up);
             let retry = known.is_some_and(|known| known.retry.is_some_and(|at| at <= now));
             if !(first || came_up || retry) {
-                if let Some(known) = self.configured.get_mut(&port) {
+                let had = self.configured.get_mut(&port).map(|known| {
                     known.up = link.up;
+                    std::mem::replace(&mut known.carrier, link.carrier)
+                });
+                if link.carrier && had == Some(false) {
+                    self.announce_own(&port);
                 }
                 continue;
             }
@@ -493,7 +527,10 @@ impl Driver {
                     None
                 }
             };
-            self.configured.insert(port, Configured { index: link.index, up: link.up || first, lan, retry });
+            let configured =
+                Configured { index: link.index, up: link.up || first, carrier: link.carrier, lan, retry };
+            self.configured.insert(port.clone(), configured);
+            self.announce_own(&port);
         }
     }
 

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`driver`] | the loop: inputs to the core, outputs to the world |
 //! | [`netlink`] | links, addresses, routes, rules |
-//! | [`ports`], [`addressing`], [`sysctl`] | which interface a port is, what belongs onto it |
+//! | [`ports`], [`carrier`], [`addressing`], [`sysctl`] | which interface a port is, what belongs onto it |
 //! | [`lan`], [`frames`] | packet sockets; ARP and neighbour discovery |
 //! | [`announce`], [`probe`] | when to tell and when to ask the LAN |
 //! | [`peers`] | sessions with the group's nodes |
@@ -17,6 +17,7 @@
 mod addressing;
 mod announce;
 mod bus;
+mod carrier;
 mod clock;
 mod driver;
 mod events;

@@ -1,8 +1,7 @@
 //! Kernel switches of a port.
 
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Where the kernel has them.
 const ROOT: &str = "/proc/sys/net";
@@ -27,6 +26,10 @@ const PORT_SWITCHES: [(&str, &str, &str); 9] = [
     ("ipv6", "disable_ipv6", "0"),
 ];
 
+/// Milliseconds between two questions for a neighbour. With the kernel's own second, nodes that start together and
+/// ask too early would not hear each other for longer than a lease.
+const NEIGHBOUR_RETRY_MS: &str = "100";
+
 /// Sets all switches of the interface `name`. What cannot be set is logged: an appliance without IPv6 still serves
 /// IPv4.
 pub(crate) fn set_up_port(name: &str) {
@@ -34,15 +37,18 @@ pub(crate) fn set_up_port(name: &str) {
         // `rp_filter` is the larger of the interface's and the general one.
         let interfaces: &[&str] = if switch == "rp_filter" { &["all", name] } else { &[name] };
         for interface in interfaces {
-            if let Err(error) = set(family, interface, switch, value) {
-                tracing::warn!(interface, switch, value, %error, "kernel switch not set");
-            }
+            set(family, "conf", interface, switch, value);
         }
+    }
+    for family in ["ipv4", "ipv6"] {
+        set(family, "neigh", name, "retrans_time_ms", NEIGHBOUR_RETRY_MS);
     }
 }
 
-fn set(family: &str, interface: &str, switch: &str, value: &str) -> io::Result<()> {
+fn set(family: &str, kind: &str, interface: &str, switch: &str, value: &str) {
     // Interface names cannot hold a `/` (the kernel's own rule), so the path stays below its directory.
-    let path = PathBuf::from(ROOT).join(family).join("conf").join(interface).join(switch);
-    fs::write(path, value)
+    let path = Path::new(ROOT).join(family).join(kind).join(interface).join(switch);
+    if let Err(error) = fs::write(path, value) {
+        tracing::warn!(family, interface, switch, value, %error, "kernel switch not set");
+    }
 }

@@ -8,14 +8,14 @@ use proto::part::{KeySeed, NetdPart};
 use proto::roster::Roster;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Set inside the namespaces.
+/// Set inside the namespaces: the test's directory, which is removed outside, whatever happens inside.
 const INSIDE: &str = "NETD_TEST_INSIDE";
 
 /// A whole test.
@@ -35,12 +35,17 @@ pub(crate) fn inside(name: &str, test: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return test();
     }
+    let directory = std::env::temp_dir().join(format!("netd-netns-{}-{name}", std::process::id()));
+    // Socket paths are limited to 107 bytes.
+    let directory =
+        Directory(PathBuf::from(directory.to_str().unwrap().chars().take(60).collect::<String>()));
+    fs::create_dir_all(&directory.0).unwrap();
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut child = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
+        .env(INSIDE, &directory.0)
         .spawn()
         .expect("unshare of util-linux");
     let status = wait(&mut child, TEST_DEADLINE);
@@ -119,7 +124,7 @@ impl Drop for Directory {
 
 /// The bridges, and this process as a host on them.
 pub(crate) struct Lan {
-    directory: Directory,
+    directory: PathBuf,
 }
 
 /// Something else on the data bridge.
@@ -153,11 +158,7 @@ impl Drop for Station {
 
 impl Lan {
     pub(crate) fn new() -> Lan {
-        let directory = std::env::temp_dir().join(
-            format!("netd-netns-{}", fs::read_link("/proc/self/ns/net").unwrap().display())
-                .replace([':', '[', ']'], "-"),
-        );
-        fs::create_dir_all(&directory).unwrap();
+        let directory = PathBuf::from(std::env::var_os(INSIDE).expect("runs inside"));
         ip("link set lo up");
         for (bridge, addresses) in
             [("data", ["10.9.0.1/24", "fd09::1/64"]), ("mgmt", ["10.8.0.1/24", "fd08::1/64"])]
@@ -169,7 +170,7 @@ impl Lan {
                 ip(&format!("address add {address} dev {bridge} {flags}"));
             }
         }
-        Lan { directory: Directory(directory) }
+        Lan { directory }
     }
 
     fn cluster() -> ClusterFile {
@@ -245,7 +246,7 @@ impl Lan {
             roster,
             boot: 1,
         };
-        let directory = self.directory.0.join(name);
+        let directory = self.directory.join(name);
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("part"), envelope::encode(&part)).unwrap();
         Node { name: name.to_owned(), number, directory, holder, netd: None }
@@ -329,12 +330,18 @@ impl Node {
     pub(crate) fn start(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
         let (readiness, notify) = std::io::pipe().unwrap();
+        // The device's own build can be put in this one's place.
+        let program =
+            std::env::var_os("NETD_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_netd").into());
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.holder.id().to_string(), "--net", env!("CARGO_BIN_EXE_netd")])
+            .args(["--target", &self.holder.id().to_string(), "--net", "unshare", "--mount", "sh", "-c"])
+            // The namespace's own interfaces in /sys. A host that forbids it costs netd its cheap look only.
+            .arg("mount -t sysfs sysfs /sys 2>/dev/null; exec \"$0\" \"$@\"")
+            .arg(program)
             .args(["--part".as_ref(), self.directory.join("part").as_os_str()])
             .args(["--bus".as_ref(), self.directory.join("bus").as_os_str()])
-            // Standard output is as good a descriptor as any: netd closes it once it is ready.
+            // Standard output is as good a descriptor as any.
             .env("NOTIFY_FD", "1")
             .stdin(Stdio::null())
             .stdout(notify)
@@ -348,8 +355,8 @@ impl Node {
     pub(crate) fn ready(&mut self) {
         let netd = self.netd.as_mut().expect("started");
         let mut line = String::new();
-        // Its end without a line closes the pipe, and the whole test has a deadline.
-        netd.readiness.read_to_string(&mut line).unwrap();
+        // Its death closes the pipe, and the whole test has a deadline.
+        BufReader::new(&mut netd.readiness).read_line(&mut line).unwrap();
         assert_eq!(line, "READY=1\n", "{}: {}", self.name, self.log());
     }
 
