@@ -310,7 +310,7 @@ fn v03_netd_killed(world: &World) -> Outcome {
         outages.push(outage(lab, vip)?);
     }
     let (median, text) = figures(outages);
-    at_most(median, Duration::from_secs(5), text)
+    at_most(median, Duration::from_secs(1), text)
 }
 
 fn v04b_node_frozen_and_thawed(world: &World) -> Outcome {
