@@ -95,7 +95,10 @@ fn commands(stage: &str, lab: &PathBuf, offline: bool) -> Vec<Command> {
             for name in &names {
                 others.extend(["--test", name]);
             }
-            vec![cargo(&["test", "--quiet", "--workspace", "--exclude", "evenkeel-tests"]), cargo(&others)]
+            vec![
+                cargo(&["test", "--quiet", "--no-fail-fast", "--workspace", "--exclude", "evenkeel-tests"]),
+                cargo(&others),
+            ]
         }
         "image" => {
             let mut command = Command::new(lab);

@@ -112,7 +112,15 @@ mod tests {
         let mut child =
             std::process::Command::new(&program).args(["-f", "/dev/null"]).spawn().expect("spawned");
         std::fs::remove_file(&program).expect("removed");
-        let done = obey(Path::new("/proc"), &format!("signal {name} KILL")).expect("it runs");
+        // The kernel names a process a moment after it lets its parent go on.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let done = loop {
+            match obey(Path::new("/proc"), &format!("signal {name} KILL")) {
+                Ok(done) => break done,
+                Err(error) if std::time::Instant::now() > deadline => panic!("{error}"),
+                Err(_) => std::thread::yield_now(),
+            }
+        };
         assert_eq!(done, format!("KILL to [{}]\n", child.id()));
         assert_eq!(child.wait().expect("reaped").signal(), Some(9));
     }
