@@ -90,11 +90,14 @@ fn machine(system: &SystemInfo) -> String {
         Some(watchdog) => parts.push(format!("watchdog {}s", watchdog.timeout_s)),
         None => parts.push("no watchdog".to_owned()),
     }
-    match &system.state {
-        Some(fs) => parts.push(format!("STATE {} of {}", bytes(fs.used_bytes), bytes(fs.size_bytes))),
-        None => parts.push("no STATE".to_owned()),
-    }
-    line(&parts.join(", "))
+    let disk = match &system.state {
+        Some(fs) => format!("STATE {} of {}", bytes(fs.used_bytes), bytes(fs.size_bytes)),
+        None => "no STATE".to_owned(),
+    };
+    let memory = &system.memory;
+    let used = memory.total_bytes.saturating_sub(memory.available_bytes);
+    let memory = format!("memory {} of {}", bytes(used), bytes(memory.total_bytes));
+    line(&parts.join(", ")) + &line(&format!("used: {disk}, {memory}"))
 }
 
 fn port_word(port: &PortRow) -> String {

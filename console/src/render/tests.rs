@@ -123,7 +123,8 @@ fn the_demo_cluster_fits_a_serial_screen() {
     let expected = "\
 node a1  cluster demo, group east, pair a
 boot 12, configuration 1f2e3d4c
-release 0.1.0 (cloud), up 1h02m, watchdog 30s, STATE 17 MiB of 512 MiB
+release 0.1.0 (cloud), up 1h02m, watchdog 30s
+used: STATE 17 MiB of 512 MiB, memory 128 MiB of 256 MiB
 ports m up, p1 up, p2 no carrier
 peers b2 silent 12s, a2 up, b1 up
 VIP    ADDRESS     STATE   HOLDER  NEXT   SINCE
@@ -172,7 +173,8 @@ fn a_node_without_anything_says_what_it_knows() {
     let expected = "\
 node (no name)
 error: no personality: no SMBIOS strings
-release unknown, up 1h02m, no watchdog, no STATE
+release unknown, up 1h02m, no watchdog
+used: no STATE, memory 128 MiB of 256 MiB
 services 0 ready
 ";
     assert_eq!(state(&bare, NOW), expected);
