@@ -5,8 +5,14 @@
 //! of the real kernel decides.
 
 use crate::error::LabError;
+use crate::machine::QEMU;
+use crate::sys;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// An accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,9 +58,11 @@ impl Host {
 }
 
 /// How long the kernel may take to say its first word under KVM.
-pub const PROBE_LIMIT: Duration = Duration::from_secs(10);
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// The first word.
-pub const PROBE_MARKER: &str = "Linux version";
+const PROBE_MARKER: &str = "Linux version";
+/// A process that was killed is gone when the kernel has taken its memory back.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Decides from what the host shows, from the remembered verdict and, only when both leave it open, from `probe`.
 /// Returns the accelerator and why it was chosen.
@@ -78,7 +86,7 @@ pub fn choose(kernel: &Path, cache: &Path) -> Result<(Accel, &'static str), LabE
     let mut probed = false;
     let (accel, why) = decide(Host::look(), remembered, || {
         probed = true;
-        crate::machine::probe(kernel)
+        probe(kernel)
     });
     if probed {
         let word = if accel == Accel::Kvm { "kvm" } else { "tcg" };
@@ -96,6 +104,49 @@ fn recall(text: &str, boot: &str) -> Option<Accel> {
         (of, "tcg") if of == boot => Some(Accel::Tcg),
         _ => None,
     }
+}
+
+/// Whether `kernel` says its first word under KVM in time. Nothing is left behind.
+fn probe(kernel: &Path) -> bool {
+    let Ok((mut console, console_end)) = UnixStream::pair() else { return false };
+    let mut command = Command::new(QEMU);
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256"])
+        .args(["-machine", "pc-q35-7.2", "-accel", "kvm", "-cpu", "host"])
+        .args([
+            "-chardev",
+            &format!("socket,id=console,fd={}", console_end.as_raw_fd()),
+            "-serial",
+            "chardev:console",
+        ])
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", "console=ttyS0 panic=-1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    sys::bind_to_thread(&mut command, vec![console_end.into()]);
+    let Ok(mut child) = command.spawn() else { return false };
+    drop(command);
+    let until = Instant::now() + PROBE_LIMIT;
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    let works = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || console.set_read_timeout(Some(left)).is_err() {
+            break false;
+        }
+        match console.read(&mut buffer) {
+            Ok(n @ 1..) => seen.extend_from_slice(&buffer[..n]),
+            _ => break false,
+        }
+        if String::from_utf8_lossy(&seen).contains(PROBE_MARKER) {
+            break true;
+        }
+    };
+    let _ = child.kill();
+    let _ = sys::wait_child(&mut child, END_LIMIT, None);
+    works
 }
 
 #[cfg(test)]

@@ -10,13 +10,21 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// A request with a whole cluster file fits many times.
 pub const REQUEST_MAX: u64 = 2 << 20;
 /// An answer with a command's longest output, every byte of it escaped.
 pub const REPLY_MAX: u64 = 32 << 20;
+
+/// The longest a keel command may be waited for, in seconds.
+pub const KEEL_LIMIT_MAX_S: u64 = 3600;
+
+/// The socket of the lab in `dir`.
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join("control")
+}
 
 /// What a command asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +47,7 @@ pub enum Request {
         node: String,
         /// The command line.
         command: String,
-        /// How long to wait for its end.
+        /// How long to wait for its end: 1 to [`KEEL_LIMIT_MAX_S`].
         limit_s: u64,
     },
     /// Plug a port's cable in or out.
@@ -195,6 +203,11 @@ pub fn write_line(mut writer: impl Write, value: &impl Serialize) -> io::Result<
     writer.write_all(&line)
 }
 
+/// Whether a socket's time-out ended the call.
+fn late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
 /// A connection to a lab.
 #[derive(Debug)]
 pub struct Client {
@@ -209,7 +222,7 @@ impl Client {
     /// It is not up.
     pub fn connect(root: &Path, name: &str) -> Result<Client, LabError> {
         crate::dir::check_name(name)?;
-        let stream = UnixStream::connect(root.join(name).join("control")).map_err(|_| {
+        let stream = UnixStream::connect(socket(&root.join(name))).map_err(|_| {
             LabError::Refused(format!("lab {name} is not up: start it with `cargo lab --name {name} up`"))
         })?;
         Ok(Client::over(stream, name))
@@ -230,15 +243,22 @@ impl Client {
     /// # Errors
     /// No answer in time, the lab ended, or it refused.
     pub fn call(&mut self, request: &Request, limit: Duration) -> Result<Reply, LabError> {
-        let doing = format!("talk to lab {}", self.name);
-        self.stream().set_read_timeout(Some(limit)).map_err(LabError::io(doing.clone()))?;
-        write_line(self.stream(), request).map_err(LabError::io(doing.clone()))?;
+        let name = self.name.clone();
+        let broken = |source: io::Error| match late(&source) {
+            true => {
+                LabError::Deadline { what: format!("an answer from lab {name}"), limit, seen: String::new() }
+            }
+            false => LabError::Io { doing: format!("talk to lab {name}"), source },
+        };
+        self.stream().set_read_timeout(Some(limit)).map_err(broken)?;
+        self.stream().set_write_timeout(Some(limit)).map_err(broken)?;
+        write_line(self.stream(), request).map_err(broken)?;
         loop {
-            match read_line(&mut self.reader, REPLY_MAX).map_err(LabError::io(doing.clone()))? {
+            match read_line(&mut self.reader, REPLY_MAX).map_err(broken)? {
                 Some(Reply::Event(_)) => {}
                 Some(Reply::Error(why)) => return Err(LabError::Refused(why)),
                 Some(reply) => return Ok(reply),
-                None => return Err(LabError::Refused(format!("lab {} ended", self.name))),
+                None => return Err(LabError::Refused(format!("lab {name} ended"))),
             }
         }
     }
@@ -251,22 +271,17 @@ impl Client {
 
     /// Waits for the end of the lab.
     pub fn wait_end(&mut self, limit: Duration) -> Result<(), LabError> {
-        let until = std::time::Instant::now() + limit;
-        let late = |what: &Path| LabError::Deadline {
-            what: format!("end of the lab at {}", what.display()),
-            limit,
-            seen: String::new(),
-        };
+        let until = Instant::now() + limit;
         loop {
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(late(Path::new(&self.name)));
+                let what = format!("the end of lab {}", self.name);
+                return Err(LabError::Deadline { what, limit, seen: String::new() });
             }
             self.stream().set_read_timeout(Some(left)).map_err(LabError::io("wait for the lab's end"))?;
             match read_line::<Reply>(&mut self.reader, REPLY_MAX) {
                 Ok(Some(_)) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                }
+                Err(error) if late(&error) => {}
                 // A process that is gone resets what it had not read.
                 Ok(None) | Err(_) => return Ok(()),
             }
@@ -334,5 +349,10 @@ mod tests {
         assert_eq!(client.call(&Request::Status, limit).expect_err("ended").to_string(), "lab demo ended");
         client.wait_end(limit).expect("it has ended");
         thread.join().expect("served");
+
+        let (ours, _silent) = UnixStream::pair().expect("socket pair");
+        let limit = Duration::from_millis(20);
+        let error = Client::over(ours, "demo").call(&Request::Status, limit).expect_err("late").to_string();
+        assert_eq!(error, "an answer from lab demo: not within 0.02 s");
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! /tmp/evenkeel-<uid>/          0700
 //!   demo.lock                   held (flock) by the process that owns the lab; text: its process id
-//!   demo/                       lab.toml, control, supervisor.log, capture files
+//!   demo.supervisor.log         what the supervisor of a named lab said last
+//!   demo/                       control, base, vars.qcow2, capture.pcap
 //!     a1/                       con, con.log, disk.qcow2, vars.qcow2, id-0…, qemu.log, port sockets
 //! ```
 //! The kernel gives a lock back when its holder dies, however it dies: a directory whose lock is free belongs to a

@@ -19,28 +19,23 @@
 
 use crate::accel::Accel;
 use crate::agent::Answer;
-use crate::arguments::{FIRMWARE_VARS, MachineSpec, Nic};
 use crate::cluster::{self, NodePlan};
-use crate::command;
-use crate::control::{LabStatus, NodeStatus, VipStatus};
+use crate::control::{self, LabStatus, NodeStatus, VipStatus};
 use crate::dir::LabDir;
 use crate::error::LabError;
 use crate::events::Hub;
-use crate::keys::{LabKeys, seed_of};
+use crate::files::{Files, nic_id};
 use crate::machine::{Machine, State, Status};
 use crate::prepare::Prepared;
 use crate::programs;
 use crate::serial::Serial;
 use crate::table::seconds;
-use crate::wires::{Wires, sockets};
+use crate::wires::Wires;
 use proto::cluster::ClusterFile;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,8 +50,6 @@ const INTERVAL: Duration = Duration::from_millis(20);
 const KEEL_LIMIT: Duration = Duration::from_secs(30);
 /// A node that is asked for its logs may be the one that failed.
 const LOG_LIMIT: Duration = Duration::from_secs(5);
-/// qemu-img makes a file of a few hundred KiB.
-const TOOL_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a lab is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,12 +115,6 @@ pub fn demo_file() -> PathBuf {
 pub fn test_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Images that disks of labs under `root` stand on.
-pub fn bases_in_use(root: &Path) -> BTreeSet<PathBuf> {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    entries.filter_map(|e| std::fs::read_to_string(e.path().join("base")).ok()).map(PathBuf::from).collect()
 }
 
 /// A running lab.
@@ -478,7 +465,7 @@ impl Lab {
             self.hub.tell("lab", error.chain());
         }
         // The directory's control socket goes last: who waits for the end sees it go.
-        let _ = std::fs::remove_file(self.path.join("control"));
+        let _ = std::fs::remove_file(control::socket(&self.path));
         drop(self.dir.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
@@ -489,10 +476,6 @@ impl Drop for Lab {
     }
 }
 
-fn nic_id(port: &str) -> String {
-    format!("nic-{port}")
-}
-
 fn state_word(state: &State) -> String {
     match state {
         State::On => "on".into(),
@@ -501,116 +484,10 @@ fn state_word(state: &State) -> String {
     }
 }
 
-/// Makes what machines are started from.
-struct Files<'a> {
-    spec: &'a LabSpec,
-    dir: &'a LabDir,
-}
-
-impl Files<'_> {
-    /// Notes which image the disks stand on; kept disks stay on theirs.
-    fn base(&self) -> Result<(), LabError> {
-        let note = self.dir.path().join("base");
-        if !note.exists() {
-            let text = self.spec.base.display().to_string();
-            std::fs::write(&note, text).map_err(LabError::io(format!("write {}", note.display())))?;
-        }
-        Ok(())
-    }
-
-    /// Firmware variables as they leave the factory, as qcow2 so that snapshots can hold them.
-    fn firmware(&self) -> Result<(), LabError> {
-        let template = self.dir.path().join("vars.qcow2");
-        if template.exists() {
-            return Ok(());
-        }
-        let mut convert = Command::new("qemu-img");
-        convert.args(["convert", "-O", "qcow2", FIRMWARE_VARS]).arg(&template);
-        let outcome = command::run(&mut convert, TOOL_LIMIT);
-        if outcome.ok() { Ok(()) } else { Err(outcome.failure("qemu-img convert")) }
-    }
-
-    /// One file per SMBIOS string; keys that are there stay.
-    fn personalities(&self, nodes: &[NodePlan]) -> Result<(), LabError> {
-        let file = |node: &str, index: usize| self.dir.path().join(node).join(format!("id-{index}"));
-        let keys = LabKeys::generate(nodes, |node| seed_of(&std::fs::read_to_string(file(node, 1)).ok()?))?;
-        for node in nodes {
-            self.dir.node(&node.name)?;
-            let strings = keys.personality(&node.name, &self.spec.cluster).into_iter().flatten();
-            for (index, string) in strings.enumerate() {
-                let path = file(&node.name, index);
-                let written = std::fs::File::options()
-                    .create(true)
-                    .truncate(true)
-                    .write(true)
-                    .mode(0o600)
-                    .open(&path)
-                    .and_then(|mut f| std::io::Write::write_all(&mut f, string.as_bytes()));
-                written.map_err(LabError::io(format!("write {}", path.display())))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn machine(&self, node: &NodePlan) -> Result<MachineSpec, LabError> {
-        let dir = self.dir.node(&node.name)?;
-        let (disk, vars) = (dir.join("disk.qcow2"), dir.join("vars.qcow2"));
-        if !disk.exists() {
-            let mut create = Command::new("qemu-img");
-            create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(&self.spec.base).arg(&disk);
-            let outcome = command::run(&mut create, TOOL_LIMIT);
-            if !outcome.ok() {
-                return Err(outcome.failure("qemu-img create"));
-            }
-        }
-        if !vars.exists() {
-            let template = self.dir.path().join("vars.qcow2");
-            std::fs::copy(&template, &vars).map_err(LabError::io(format!("copy {}", template.display())))?;
-        }
-        let nics = node.ports.iter().map(|port| {
-            let (machine_end, switch_end) = sockets(self.dir.path(), &node.name, &port.id.port.0);
-            Nic { id: nic_id(&port.id.port.0), mac: port.mac, slot: port.slot, machine_end, switch_end }
-        });
-        Ok(MachineSpec {
-            node: node.name.clone(),
-            uuid: uuid(&self.spec.name, &node.name),
-            accel: self.spec.accel,
-            vars,
-            disk,
-            nics: nics.collect(),
-            personality: (0..4).map(|index| dir.join(format!("id-{index}"))).collect(),
-        })
-    }
-}
-
-/// The same node of the same lab is the same machine every time.
-fn uuid(lab: &str, node: &str) -> String {
-    let digest = Sha256::digest(format!("evenkeel lab {lab} node {node}"));
-    let hex = proto::text::hex(&digest[..16]);
-    // Version 8 (vendor specific), variant 1.
-    format!("{}-{}-8{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
-}
-
 /// Whether this cluster file can be run here; told before anything is built.
 pub fn check(path: &Path) -> Result<ClusterFile, LabError> {
     let text = std::fs::read_to_string(path).map_err(LabError::io(format!("read {}", path.display())))?;
     let file = cluster::parse(&path.display().to_string(), &text)?;
     cluster::wire(&file)?;
     Ok(file)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn machines_keep_their_uuid_and_share_it_with_none() {
-        let a1 = uuid("demo", "a1");
-        assert_eq!(a1, uuid("demo", "a1"));
-        assert_ne!(a1, uuid("demo", "a2"));
-        assert_ne!(a1, uuid("other", "a1"));
-        assert_eq!(a1.len(), 36);
-        let fields: Vec<usize> = a1.split('-').map(str::len).collect();
-        assert_eq!(fields, [8, 4, 4, 4, 12]);
-    }
 }

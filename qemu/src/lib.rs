@@ -9,12 +9,12 @@
 //! | module | subject |
 //! |---|---|
 //! | [`packages`], [`programs`], [`prepare`] | what has to be there before a node can boot |
-//! | [`cluster`], [`keys`], [`dir`] | the lab's wiring, its nodes' keys, its directory |
+//! | [`cluster`], [`keys`], [`dir`], `files` | the lab's wiring, its nodes' keys, its directory, what lies in it |
 //! | [`arguments`], [`accel`], [`qmp`], [`machine`] | one QEMU process: command line, accelerator, control, life |
 //! | [`serial`], [`agent`], [`events`] | what a node says and what one can ask it |
 //! | [`net`], [`wires`] | switch, faults, capture, probing host, TCP; the same by the cluster file's names |
 //! | [`lab`] | the test language: boot, unplug, freeze, cut the power, expect |
-//! | [`control`], [`supervisor`], [`up`], [`terminal`] | the same lab behind a UNIX socket, for the command line |
+//! | [`control`], [`supervisor`], [`up`], [`terminal`], [`signals`] | the same lab behind a UNIX socket, for the command line |
 //! | [`test_command`] | `cargo lab test`: stages with budgets |
 
 pub mod accel;
@@ -26,6 +26,7 @@ pub mod control;
 pub mod dir;
 pub mod error;
 pub mod events;
+mod files;
 pub mod keys;
 pub mod lab;
 pub mod machine;
@@ -36,6 +37,7 @@ pub mod programs;
 pub mod progress;
 pub mod qmp;
 pub mod serial;
+pub mod signals;
 pub mod supervisor;
 mod sys;
 pub mod table;

@@ -229,7 +229,10 @@ impl Owner {
 
     fn obey(&mut self, order: Order) -> Result<(), LabError> {
         match order {
-            Order::On if self.running.is_some() => Ok(()),
+            Order::On if self.running.is_some() => match self.frozen() {
+                true => Err(self.error("it is frozen: thaw it".into())),
+                false => Ok(()),
+            },
             Order::On => self.start("power on"),
             Order::Off | Order::Quit => {
                 if self.running.is_some() {
@@ -410,9 +413,15 @@ impl Owner {
     }
 
     fn control(&mut self, command: &str, arguments: &serde_json::Value) -> Result<(), LabError> {
-        let Some(running) = &mut self.running else { return Err(self.error("it is off".into())) };
+        let Some(running) = &mut self.running else {
+            return Err(self.error("it is off: power it on first".into()));
+        };
         let result = running.qmp.execute(command, arguments, CONTROL_LIMIT);
         result.map(|_| ()).map_err(|e| self.error(e.to_string()))
+    }
+
+    fn frozen(&self) -> bool {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).state == State::Frozen
     }
 
     fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -438,47 +447,4 @@ fn last_words(log: &Path) -> String {
         .rfind(|line| !line.trim().is_empty())
         .map(|line| format!(": {}", line.trim()))
         .unwrap_or_default()
-}
-
-/// Whether `kernel` says its first word under KVM in time. Nothing is left behind.
-pub fn probe(kernel: &Path) -> bool {
-    let Ok((mut console, console_end)) = UnixStream::pair() else { return false };
-    let mut command = Command::new(QEMU);
-    command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256"])
-        .args(["-machine", "pc-q35-7.2", "-accel", "kvm", "-cpu", "host"])
-        .args([
-            "-chardev",
-            &format!("socket,id=console,fd={}", console_end.as_raw_fd()),
-            "-serial",
-            "chardev:console",
-        ])
-        .arg("-kernel")
-        .arg(kernel)
-        .args(["-append", "console=ttyS0 panic=-1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    sys::bind_to_thread(&mut command, vec![console_end.into()]);
-    let Ok(mut child) = command.spawn() else { return false };
-    drop(command);
-    let until = Instant::now() + crate::accel::PROBE_LIMIT;
-    let mut seen = Vec::new();
-    let mut buffer = [0; 4096];
-    let works = loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() || console.set_read_timeout(Some(left)).is_err() {
-            break false;
-        }
-        match console.read(&mut buffer) {
-            Ok(n @ 1..) => seen.extend_from_slice(&buffer[..n]),
-            _ => break false,
-        }
-        if String::from_utf8_lossy(&seen).contains(crate::accel::PROBE_MARKER) {
-            break true;
-        }
-    };
-    let _ = child.kill();
-    let _ = sys::wait_child(&mut child, END_LIMIT, None);
-    works
 }

@@ -77,7 +77,7 @@ fn keep_by_content(image: &Path, key: &str) -> Result<PathBuf, LabError> {
     if !base.exists() {
         std::fs::hard_link(image, &base).map_err(LabError::io(format!("link {}", base.display())))?;
     }
-    let used = crate::lab::bases_in_use(&crate::dir::default_root());
+    let used = crate::files::bases_in_use(&crate::dir::default_root());
     for entry in std::fs::read_dir(&dir).map_err(LabError::io(format!("read {}", dir.display())))?.flatten() {
         let path = entry.path();
         let is_base = entry.file_name().to_string_lossy().starts_with("base-");

@@ -160,20 +160,6 @@ impl Serial {
         }
     }
 
-    /// Types `text` at the node's keyboard.
-    pub fn send(&self, text: &str) -> Result<(), LabError> {
-        let machine = self.lock().machine.as_ref().map(UnixStream::try_clone);
-        let doing = || format!("type at the console of {}", self.node);
-        let mut machine = match machine {
-            Some(stream) => stream.map_err(LabError::io(doing()))?,
-            None => {
-                return Err(LabError::Machine { node: self.node.clone(), what: "the node is off".into() });
-            }
-        };
-        machine.set_write_timeout(Some(SEND_LIMIT)).map_err(LabError::io(doing()))?;
-        machine.write_all(text.as_bytes()).map_err(LabError::io(doing()))
-    }
-
     /// Ends all viewers' connections and every wait.
     pub fn close(&self) {
         {
