@@ -136,7 +136,7 @@ impl Agent {
         let until = Instant::now() + limit;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let broken =
-            |what: &str| LabError::Machine { node: node.into(), what: format!("`keel {command}`: {what}") };
+            |what: &str| LabError::Machine { node: node.into(), what: format!("`{command}`: {what}") };
         let life = {
             let mut inner = self.lock();
             inner.next_id += 1;
@@ -146,10 +146,7 @@ impl Agent {
             stream
                 .set_write_timeout(Some(limit))
                 .and_then(|()| stream.write_all(request.as_bytes()))
-                .map_err(|source| LabError::Io {
-                    doing: format!("write to the agent port of {node}"),
-                    source,
-                })?;
+                .map_err(|source| LabError::Io { doing: format!("send `{command}` to {node}"), source })?;
             inner.life
         };
         let mut inner = self.lock();
@@ -173,7 +170,7 @@ impl Agent {
                 } else {
                     "the answer is incomplete"
                 };
-                let what = format!("`keel {command}` on {node}");
+                let what = format!("`{command}` on {node}");
                 return Err(LabError::Deadline { what, limit, seen: seen.into() });
             }
             inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -223,7 +220,7 @@ mod tests {
     fn each_way_to_stay_without_an_answer_is_told() {
         let agent = Arc::new(Agent::default());
         let off = agent.run("a1", "show", LIMIT).expect_err("off").to_string();
-        assert_eq!(off, "node a1: `keel show`: the node is off");
+        assert_eq!(off, "node a1: `show`: the node is off");
         node(&agent, "out % 41\n"); // then the connection ends
         let gone = agent.run("a1", "show", LIMIT).expect_err("gone").to_string();
         assert!(gone.contains("went off"), "{gone}");

@@ -1,11 +1,10 @@
 //! `cargo lab`: clusters of the built image in QEMU, and all tests.
 
 use clap::{Parser, Subcommand, ValueEnum};
-use lab::control::{Client, Reply, Request};
+use lab::control::{Client, KEEL_LIMIT_MAX_S, Reply, Request};
 use lab::error::LabError;
-use lab::progress::{Progress, Terminal};
+use lab::progress::{Progress, Terminal, print};
 use lab::{dir, lab as lab_file, prepare, supervisor, terminal, test_command, up};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,7 +49,7 @@ enum Command {
     Keel {
         node: String,
         /// Seconds to wait for its end.
-        #[arg(long, default_value_t = 30)]
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=KEEL_LIMIT_MAX_S))]
         limit: u64,
         #[arg(required = true, last = true)]
         command: Vec<String>,
@@ -127,7 +126,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
     let connect = || Client::connect(&dir::default_root(), &name);
     let ask = |request: &Request| -> Result<(), LabError> {
         if let Reply::Done(word) = connect()?.call(request, up::CALL_LIMIT)? {
-            println!("{word}");
+            let _ = print(&format!("{word}\n"));
         }
         Ok(())
     };
@@ -135,7 +134,9 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
         Command::Up { detach, offline, cluster, keep } => {
             up::run(&up::Options { name, cluster, detach, offline, keep })?;
         }
-        Command::Status => print!("{}", up::render(&up::ask_status(&mut connect()?)?)),
+        Command::Status => {
+            let _ = print(&up::render(&up::ask_status(&mut connect()?)?));
+        }
         Command::Console { node } => {
             let status = up::ask_status(&mut connect()?)?;
             let found = status.nodes.iter().find(|n| n.name == node).ok_or_else(|| no_node(&node))?;
@@ -144,9 +145,9 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
         Command::Keel { node, limit, command } => {
             let request = Request::Keel { node, command: command.join(" "), limit_s: limit };
             // The lab itself gives up at the limit: its answer says more than ours would.
-            let answer = connect()?.call(&request, Duration::from_secs(limit.saturating_add(30)))?;
+            let answer = connect()?.call(&request, Duration::from_secs(limit) + up::CALL_LIMIT)?;
             if let Reply::Answer { code, text } = answer {
-                let _ = std::io::stdout().write_all(text.as_bytes());
+                let _ = print(&text);
                 return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
             }
         }

@@ -49,10 +49,21 @@ impl Progress for Terminal {
     }
 }
 
-/// Remembers instead of printing: for tests.
+/// Results go to standard output.
+///
+/// # Errors
+/// Nobody reads it any more; most callers have nothing left to do then.
+pub fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Remembers instead of printing.
+#[cfg(test)]
 #[derive(Debug, Default)]
 pub struct Recorded(pub Vec<String>);
 
+#[cfg(test)]
 impl Progress for Recorded {
     fn begin(&mut self, step: &str) {
         self.0.push(format!("begin {step}"));

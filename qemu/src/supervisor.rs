@@ -10,12 +10,12 @@
 //! ```
 //! SIGTERM, SIGINT and SIGHUP stop it as `down` does. When it is killed, the kernel kills its machines.
 
-use crate::control::{LabStatus, Phase, REQUEST_MAX, Reply, Request, read_line, write_line};
+use crate::control::{
+    self, KEEL_LIMIT_MAX_S, LabStatus, Phase, REQUEST_MAX, Reply, Request, read_line, write_line,
+};
 use crate::error::LabError;
 use crate::lab::Lab;
-use crate::sys;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
+use crate::{signals, sys};
 use std::io::BufReader;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -58,9 +58,7 @@ pub fn run() -> Result<(), LabError> {
     let owner = std::io::stdin().as_fd().try_clone_to_owned();
     let owner = UnixStream::from(owner.map_err(LabError::io("take the owner's connection"))?);
     // Before any thread exists, so that all of them leave these signals to the one that reads them.
-    let mut signals = SigSet::empty();
-    signals.extend([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals.thread_block().map_err(|e| LabError::io("block signals")(e.into()))?;
+    let signals = signals::ending()?;
     let mut reader = BufReader::new(owner.try_clone().map_err(LabError::io("share the owner's connection"))?);
 
     owner.set_read_timeout(Some(START_LIMIT)).map_err(LabError::io("set a time-out"))?;
@@ -70,7 +68,7 @@ pub fn run() -> Result<(), LabError> {
     };
     owner.set_read_timeout(None).map_err(LabError::io("set a time-out"))?;
     let started = Lab::start(spec).and_then(|lab| {
-        let path = lab.dir().join("control");
+        let path = control::socket(lab.dir());
         let _ = std::fs::remove_file(&path); // of a dead lab: the directory is ours
         let listener =
             UnixListener::bind(&path).map_err(LabError::io(format!("listen on {}", path.display())))?;
@@ -93,9 +91,7 @@ pub fn run() -> Result<(), LabError> {
         stop: stop.clone(),
     });
     thread("signals", move || {
-        if let Ok(fd) = SignalFd::new(&signals) {
-            let _ = fd.read_signal();
-        }
+        let _ = signals.read_signal();
         let _ = stop.send(());
     })?;
     let booting = Arc::clone(&shared);
@@ -206,7 +202,8 @@ fn answer(shared: &Shared, request: Request) -> Result<Reply, LabError> {
             done("detached".into())
         }
         Request::Keel { node, command, limit_s } => {
-            let answer = lab.keel_within(&node, &command, Duration::from_secs(limit_s))?;
+            let answer =
+                lab.keel_within(&node, &command, Duration::from_secs(limit_s.clamp(1, KEEL_LIMIT_MAX_S)))?;
             Ok(Reply::Answer { code: answer.code, text: answer.text })
         }
         Request::Link { port, up } => {

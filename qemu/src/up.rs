@@ -4,10 +4,8 @@ use crate::control::{Client, LabStatus, NodeStatus, Phase, Reply, Request, VipSt
 use crate::error::LabError;
 use crate::lab::{self, LabSpec};
 use crate::prepare;
-use crate::progress::{Progress, Terminal};
-use crate::{dir, supervisor, table};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
+use crate::progress::{Progress, Terminal, print};
+use crate::{control, dir, signals, supervisor, table};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -89,7 +87,7 @@ pub fn run(options: &Options) -> Result<(), LabError> {
         _ => "every VIP answers",
     });
     progress.detail(&format!("up after {}", table::seconds(started.elapsed())));
-    print!("\n{}", render(&status));
+    let _ = print(&format!("\n{}", render(&status)));
     let failed = match &status.phase {
         Phase::Failed(why) => {
             Some(LabError::Refused(format!("{why}\nthe nodes are left running to be looked at")))
@@ -97,8 +95,7 @@ pub fn run(options: &Options) -> Result<(), LabError> {
         _ => None,
     };
     if options.detach {
-        crate::control::write_line(&owner_socket, &Request::Detach)
-            .map_err(LabError::io("detach from the lab"))?;
+        control::write_line(&owner_socket, &Request::Detach).map_err(LabError::io("detach from the lab"))?;
         // The answer comes among the events: once it is here the lab stays.
         wait_detached(&news, &root, &options.name)?;
         eprintln!("\nthe lab goes on; end it with `cargo lab --name {} down`", options.name);
@@ -110,11 +107,18 @@ pub fn run(options: &Options) -> Result<(), LabError> {
     eprintln!("\nlive events; Ctrl-C ends the lab");
     loop {
         match news.recv() {
-            Ok(News::Lab(Reply::Event(event))) => println!("{event}"),
+            // Nobody looks any more: as good as Ctrl-C.
+            Ok(News::Lab(Reply::Event(event))) if print(&format!("{event}\n")).is_err() => {
+                return down(&mut commands, &mut progress);
+            }
             Ok(News::Lab(_)) => {}
             Ok(News::Interrupt) => {
                 down(&mut commands, &mut progress)?;
                 return failed.map_or(Ok(()), Err);
+            }
+            // Whoever ends a lab removes its socket; one that was killed leaves it.
+            Ok(News::Ended) | Err(_) if control::socket(&root.join(&options.name)).exists() => {
+                return Err(ended(&root, &options.name));
             }
             Ok(News::Ended) | Err(_) => {
                 eprintln!("the lab was ended by another command");
@@ -157,14 +161,11 @@ fn follow(mut owner: Client, news: &Sender<News>) {
     let _ = news.send(News::Ended);
 }
 
-/// Signals become news. Blocked before any other thread starts, so that none of them is ended by one.
+/// Signals become news.
 fn listen_for_signals(news: Sender<News>) -> Result<(), LabError> {
-    let mut signals = SigSet::empty();
-    signals.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    signals.thread_block().map_err(|e| LabError::io("block signals")(e.into()))?;
-    let fd = SignalFd::new(&signals).map_err(|e| LabError::io("listen for signals")(e.into()))?;
+    let signals = signals::ending()?;
     let listen = move || {
-        while let Ok(Some(_)) = fd.read_signal() {
+        while let Ok(Some(_)) = signals.read_signal() {
             if news.send(News::Interrupt).is_err() {
                 return;
             }
