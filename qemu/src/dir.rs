@@ -8,7 +8,8 @@
 //!     a1/                       con, con.log, disk.qcow2, vars.qcow2, id-0…, qemu.log, port sockets
 //! ```
 //! The kernel gives a lock back when its holder dies, however it dies: a directory whose lock is free belongs to a
-//! dead lab. Directories of throw-away labs are removed by the next lab that starts; named ones wait for `--keep`.
+//! dead lab. A lab takes its directory with it when it ends, and the next lab that starts removes what dead ones left;
+//! only a lab that is kept leaves its disks, keys and logs for the next one of its name.
 
 use crate::error::LabError;
 use nix::errno::Errno;
@@ -98,6 +99,11 @@ impl Drop for LabDir {
     fn drop(&mut self) {
         if self.throw_away {
             let _ = fs::remove_dir_all(&self.path);
+            if let (Some(root), Some(name)) =
+                (self.path.parent(), self.path.file_name().and_then(|n| n.to_str()))
+            {
+                let _ = fs::remove_file(supervisor_log(root, name));
+            }
         }
         // Removed while held: who waits for it finds another file under the name and tries again.
         let _ = fs::remove_file(&self.lock_path);
@@ -116,6 +122,11 @@ pub fn owner(root: &Path, name: &str) -> Option<u32> {
             text.trim().parse().ok()
         }
     }
+}
+
+/// What the supervisor of a lab said last.
+pub fn supervisor_log(root: &Path, name: &str) -> PathBuf {
+    root.join(format!("{name}.supervisor.log"))
 }
 
 fn lock_path(root: &Path, name: &str) -> PathBuf {
@@ -179,6 +190,7 @@ fn clean_dead(root: &Path) {
         }
         if let Ok(Some(_lock)) = try_lock(&lock_path(root, &name)) {
             let _ = fs::remove_dir_all(entry.path());
+            let _ = fs::remove_file(supervisor_log(root, &name));
             let _ = fs::remove_file(lock_path(root, &name));
         }
     }

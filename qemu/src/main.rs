@@ -37,7 +37,7 @@ enum Command {
         /// Cluster file to boot instead of the demo cluster (qemu/demo.toml).
         #[arg(long, value_name = "FILE")]
         cluster: Option<PathBuf>,
-        /// Go on with the disks and keys of the last lab of this name.
+        /// Keep disks, keys and logs at the end, and go on with those of the last lab of this name that was kept.
         #[arg(long)]
         keep: bool,
     },

@@ -275,8 +275,7 @@ mod tests {
         let signals = SignalFd::new(&SigSet::empty()).expect("signalfd");
         let mut command = Command::new("sh");
         // The leader ends at once; the other one has something to do first.
-        command
-            .args(["-c", "(trap exit TERM; tail -f /dev/null & wait) & exec tail -f /dev/null"]);
+        command.args(["-c", "(trap exit TERM; tail -f /dev/null & wait) & exec tail -f /dev/null"]);
         let since = Instant::now();
         let outcome = run_one(command, Duration::from_millis(50), &signals).expect("ran");
         assert_eq!(outcome, Outcome::OverBudget);

@@ -53,13 +53,18 @@ pub fn run(options: &Options) -> Result<(), LabError> {
     lab::check(&file)?;
     let mut progress = Terminal::default();
     let prepared = prepare::prepare(options.offline, &mut progress)?;
-    let spec =
-        LabSpec { name: options.name.clone(), keep: options.keep, ..LabSpec::from_file(&file, &prepared)? };
+    let spec = LabSpec {
+        name: options.name.clone(),
+        keep: options.keep,
+        throw_away: !options.keep,
+        ..LabSpec::from_file(&file, &prepared)?
+    };
 
     progress.begin("nodes");
     let (sender, news) = channel();
     listen_for_signals(sender.clone())?;
-    let mut owner = Client::over(supervisor::spawn(supervisor_log(&root, &options.name)?)?, &options.name);
+    let mut owner =
+        Client::over(supervisor::spawn(create_supervisor_log(&root, &options.name)?)?, &options.name);
     owner.call(&Request::Start { spec }, START_LIMIT)?;
     let mut commands = Client::connect(&root, &options.name)?;
     owner.call(&Request::Events, CALL_LIMIT)?;
@@ -178,21 +183,17 @@ fn listen_for_signals(news: Sender<News>) -> Result<(), LabError> {
     Ok(())
 }
 
-fn supervisor_log_path(root: &Path, name: &str) -> PathBuf {
-    root.join(format!("{name}.supervisor.log"))
-}
-
-fn supervisor_log(root: &Path, name: &str) -> Result<std::fs::File, LabError> {
+fn create_supervisor_log(root: &Path, name: &str) -> Result<std::fs::File, LabError> {
     use std::os::unix::fs::DirBuilderExt;
-    let doing = || format!("write {}", supervisor_log_path(root, name).display());
+    let doing = || format!("write {}", dir::supervisor_log(root, name).display());
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(LabError::io(doing()))?;
-    std::fs::File::create(supervisor_log_path(root, name)).map_err(LabError::io(doing()))
+    std::fs::File::create(dir::supervisor_log(root, name)).map_err(LabError::io(doing()))
 }
 
 fn ended(root: &Path, name: &str) -> LabError {
     LabError::Refused(format!(
         "the lab ended; its last words are in {}",
-        supervisor_log_path(root, name).display()
+        dir::supervisor_log(root, name).display()
     ))
 }
 
