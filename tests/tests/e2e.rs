@@ -21,8 +21,10 @@ use lab::test_command;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -45,18 +47,19 @@ struct Scenario {
     run: fn(&World) -> Outcome,
 }
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "v16_every_vip_is_served_after_power_on", run: v16_every_vip_is_served_after_power_on },
     Scenario { name: "v01_port_pulled", run: v01_port_pulled },
     Scenario { name: "v02_all_ports_of_a_node_pulled", run: v02_all_ports_of_a_node_pulled },
     Scenario { name: "v03_netd_killed", run: v03_netd_killed },
     Scenario { name: "v04b_node_frozen_and_thawed", run: v04b_node_frozen_and_thawed },
-    Scenario { name: "reboot_hands_over", run: reboot_hands_over },
+    Scenario { name: "b01_reboot_hands_over", run: b01_reboot_hands_over },
     Scenario {
-        name: "power_off_moves_vips_and_power_on_rejoins",
-        run: power_off_moves_vips_and_power_on_rejoins,
+        name: "b02_power_off_moves_vips_and_power_on_rejoins",
+        run: b02_power_off_moves_vips_and_power_on_rejoins,
     },
-    Scenario { name: "power_cuts_in_the_first_boot", run: power_cuts_in_the_first_boot },
+    Scenario { name: "b03_power_cuts_in_the_first_boot", run: b03_power_cuts_in_the_first_boot },
+    Scenario { name: "b04_damaged_state_ends_in_rescue", run: b04_damaged_state_ends_in_rescue },
 ];
 
 /// The cluster, how it came up, and what was seen of it.
@@ -445,7 +448,7 @@ fn v04b_node_frozen_and_thawed(world: &World) -> Outcome {
     at_most(median, Duration::from_secs(5), text)
 }
 
-fn reboot_hands_over(world: &World) -> Outcome {
+fn b01_reboot_hands_over(world: &World) -> Outcome {
     let lab = &world.lab;
     let vip = "shop-2";
     let (node, _) = holder(lab, vip)?;
@@ -466,7 +469,7 @@ fn reboot_hands_over(world: &World) -> Outcome {
     at_most(moved, Duration::from_secs(1), text)
 }
 
-fn power_off_moves_vips_and_power_on_rejoins(world: &World) -> Outcome {
+fn b02_power_off_moves_vips_and_power_on_rejoins(world: &World) -> Outcome {
     let lab = &world.lab;
     let vip = "web-6";
     let (node, _) = holder(lab, vip)?;
@@ -482,10 +485,9 @@ fn power_off_moves_vips_and_power_on_rejoins(world: &World) -> Outcome {
     at_most(moved, Duration::from_secs(6), text)
 }
 
-/// A second lab of one node beside the first: its power is cut while its first boot writes its disk, at several points;
-/// after the last cut it boots and serves.
-fn power_cuts_in_the_first_boot(world: &World) -> Outcome {
-    const ALONE: &str = r#"
+/// Starts a second lab, of one node, beside the first; keeps its logs when `scenario` fails there.
+fn alone(world: &World, name: &str, scenario: fn(&Lab) -> Outcome) -> Outcome {
+    const CLUSTER: &str = r#"
 schema = 1
 cluster = "alone"
 timing = { preset = "lab" }
@@ -507,17 +509,59 @@ address = "10.9.0.100"
 home = "n1:p1"
 "#;
     let spec = LabSpec {
-        cluster: ALONE.into(),
+        cluster: CLUSTER.into(),
         cluster_path: "alone.toml".into(),
         root: dir::default_root(),
         ..LabSpec::demo(&test_name(), &world.prepared)?
     };
     let lab = start(spec)?;
-    let result = cut_and_boot(&lab);
+    let result = scenario(&lab);
     if result.is_err() {
-        keep_logs(&lab, "power_cuts_in_the_first_boot_alone");
+        keep_logs(&lab, name);
     }
     result
+}
+
+/// The power is cut while the first boot writes its disk, at several points; after the last cut the node boots and
+/// serves.
+fn b03_power_cuts_in_the_first_boot(world: &World) -> Outcome {
+    alone(world, "b03_power_cuts_in_the_first_boot_alone", cut_and_boot)
+}
+
+/// STATE is no file system any more: the console says so and takes commands.
+fn b04_damaged_state_ends_in_rescue(world: &World) -> Outcome {
+    alone(world, "b04_damaged_state_ends_in_rescue_alone", damage_and_boot)
+}
+
+fn damage_and_boot(lab: &Lab) -> Outcome {
+    // The disk is made at the first power on.
+    lab.power_on("n1")?;
+    lab.power_off("n1")?;
+    let disk = lab.dir().join("n1/disk.qcow2");
+    let table = image::describe(&disk)?.table;
+    let state = table.partitions.iter().find(|p| p.name == "STATE").ok_or("no partition STATE")?;
+    // The first superblock, 1 KiB into the partition.
+    let wipe = format!("write -P 0 {} 4096", state.start);
+    let done = Command::new("qemu-io").args(["-f", "qcow2", "-c", &wipe]).arg(&disk).output()?;
+    if !done.status.success() {
+        return Err(format!("qemu-io: {}", String::from_utf8_lossy(&done.stderr)).into());
+    }
+
+    let serial = lab.serial("n1")?;
+    let before = serial.position();
+    lab.power_on("n1")?;
+    let said = serial.wait_for(before, "Evenkeel cannot start: mounting STATE failed", REBOOT_LIMIT)?;
+    let ready = serial.wait_for(said, "rescue> ", REBOOT_LIMIT)?;
+    let mut console = UnixStream::connect(lab.dir().join("n1/con"))?;
+    console.write_all(b"disks\r")?;
+    let listed = serial.wait_for(ready, "STATE", REBOOT_LIMIT)?;
+    serial.wait_for(listed, "rescue> ", REBOOT_LIMIT)?;
+    console.write_all(b"power-off\r")?;
+    lab.expect_within(REBOOT_LIMIT, "the node switched off from the rescue prompt", || {
+        lab.power("n1").is_ok_and(|status| matches!(status.state, State::Off { .. }))
+    })?;
+    let why = serial.text_since(said);
+    Ok(why.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason").to_owned())
 }
 
 fn cut_and_boot(lab: &Lab) -> Outcome {
