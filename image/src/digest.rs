@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use proto::text::hex;
 use sha2::{Digest, Sha256};
 
 /// Hex SHA-256 of bytes.
@@ -23,10 +24,6 @@ pub fn sha256_file(path: &Path) -> io::Result<String> {
         }
         hash.update(&piece[..n]);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// A 128-bit identity, kept in the byte order of its text form.

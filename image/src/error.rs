@@ -130,15 +130,3 @@ impl BuildError {
         Self::Io { doing: "read", path: path.to_owned(), source }
     }
 }
-
-/// The whole chain in one line, for a terminal: `what: why: why`.
-pub fn one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
-}

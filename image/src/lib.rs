@@ -28,7 +28,7 @@ pub mod uki;
 
 pub use build::{PROGRAMS, build};
 pub use disk::PARTITIONS;
-pub use error::{BuildError, InspectError, one_line};
+pub use error::{BuildError, InspectError};
 pub use inspect::{BootFile, Description, describe, extract, verify_ours};
 pub use manifest::Manifest;
 pub use options::{

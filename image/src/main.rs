@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use image::{BuildError, BuildOptions, Built, Flavour, Format, Watchdog};
+use proto::text::one_line;
 
 #[derive(Parser)]
 #[command(name = "image", about = "Builds, describes and verifies Evenkeel images")]
@@ -126,13 +127,11 @@ fn build(build: Build) -> Result<(), BuildError> {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Build(options) => build(*options).map_err(|e| image::one_line(&e)),
-        Command::Show { file } => {
-            image::describe(&file).map(|d| print!("{d}")).map_err(|e| image::one_line(&e))
-        }
+        Command::Build(options) => build(*options).map_err(|e| one_line(&e)),
+        Command::Show { file } => image::describe(&file).map(|d| print!("{d}")).map_err(|e| one_line(&e)),
         Command::Verify { file } => image::verify_ours(&file)
             .map(|()| println!("{} is an Evenkeel image", file.display()))
-            .map_err(|e| image::one_line(&e)),
+            .map_err(|e| one_line(&e)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

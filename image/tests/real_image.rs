@@ -53,13 +53,13 @@ impl Drop for Bench {
 }
 
 fn build_quietly(options: &BuildOptions) -> Built {
-    build(options, &mut Quiet).unwrap_or_else(|e| panic!("{}", image::one_line(&e)))
+    build(options, &mut Quiet).unwrap_or_else(|e| panic!("{}", proto::text::one_line(&e)))
 }
 
 /// Fetches the kernel package if it is not there, for what builds offline.
 fn fill_cache() {
     let cache = image::Cache { dir: &default_cache(), offline: false, refresh: false };
-    cache.choose(image::Flavour::Cloud).unwrap_or_else(|e| panic!("{}", image::one_line(&e)));
+    cache.choose(image::Flavour::Cloud).unwrap_or_else(|e| panic!("{}", proto::text::one_line(&e)));
 }
 
 fn same_bytes(a: &Path, b: &Path) -> bool {

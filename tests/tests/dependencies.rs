@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("evenkeel-provisiond", &["evenkeel-proto", "evenkeel-store", "evenkeel-bus", "evenkeel-daemon"]),
     ("evenkeel-console", &["evenkeel-proto", "evenkeel-bus"]),
     ("evenkeel-demo", &[]),
-    ("evenkeel-image", &[]),
+    ("evenkeel-image", &["evenkeel-proto"]),
     ("evenkeel-lab", &["evenkeel-proto", "evenkeel-image"]),
     ("evenkeel-tests", &[]),
 ];
