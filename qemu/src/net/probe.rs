@@ -499,6 +499,31 @@ mod tests {
         }
     }
 
+    /// A node that is about to take a VIP must give way to whoever asks from nowhere (RFC 5227 2.1.1, RFC 4862 5.4.3):
+    /// the lab must never look like that rival.
+    #[test]
+    fn no_question_looks_like_a_duplicate_check() {
+        for vip in vips() {
+            let mut p = probe();
+            p.watch(at(0), vip, true).unwrap();
+            let mut asked = 0;
+            for now in 0..2500 {
+                let mut out = ProbeOut::default();
+                p.handle_timeout(at(now), &mut out);
+                for frame in &out.frames {
+                    let asker: IpAddr = match frames::parse(frame).expect("own frames are whole").packet {
+                        Packet::Arp(arp) => arp.sender.into(),
+                        Packet::Solicit(ask) => ask.source.into(),
+                        _ => continue,
+                    };
+                    assert!(!asker.is_unspecified() && asker != vip, "{vip} is asked for by {asker}");
+                    asked += 1;
+                }
+            }
+            assert!(asked >= 25, "{vip}: {asked} questions");
+        }
+    }
+
     #[test]
     fn two_owners_are_caught_and_named() {
         for vip in vips() {
