@@ -8,10 +8,11 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::sync;
 
-use crate::attempt::attempt;
+use crate::boot::attempt::attempt;
+use crate::boot::state;
 use crate::host::Host;
 use crate::shutdown::End;
-use crate::{state, sys};
+use crate::sys;
 
 /// Limit for what is still to be written; a disk that takes longer is broken.
 const SYNC_LIMIT: Duration = Duration::from_secs(30);

@@ -1,38 +1,31 @@
 //! PID 1 of Evenkeel: boot, services, watchdog, shutdown. One thread, one poll loop.
 //!
-//! Pure, driven by arguments: [`cmdline`], [`disk`], [`ring`], [`shutdown`], [`supervisor`], [`unit`]. The rest
-//! touches the kernel and decides nothing that could be decided there.
+//! | folder | subject |
+//! |---|---|
+//! | [`boot`] | from the kernel's first call to running services |
+//! | [`service`] | service files, the life of a service, its process |
+//! | [`control`] | what others may ask of init |
+//! | [`sys`] | the kernel interfaces without a safe wrapper; the only unsafe code |
+//!
+//! Pure, driven by arguments: `boot::{cmdline, disk}`, `service::{supervisor, unit}`, [`ring`], [`shutdown`]. The
+//! rest touches the kernel and decides nothing that could be decided there.
 //!
 //! It owns the processes, the watchdog and `reboot(2)`; it owns no address and knows no configuration of the
 //! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests, until its
 //! standard input ends.
 
-mod attempt;
 mod boot;
-mod cgroup;
 mod clock;
-mod cmdline;
 mod control;
-mod disk;
 mod host;
-mod keeper;
 mod klog;
 mod machine;
 mod manager;
-mod modules;
-mod mounts;
-mod output;
 mod power_button;
-mod rescue;
 mod ring;
-mod root;
-mod serve;
+mod service;
 mod shutdown;
-mod spawn;
-mod state;
-mod supervisor;
 mod sys;
-mod unit;
 mod watchdog;
 
 use std::collections::BTreeMap;

@@ -13,18 +13,18 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, read};
 use proto::control::{DETAIL_MAX, LastExit, LogLine};
 
-use crate::cgroup::Cgroups;
-use crate::control::Server;
+use crate::control::socket::Server;
 use crate::host::Host;
-use crate::keeper::Keeper;
-use crate::output::Capture;
 use crate::power_button::PowerButtons;
+use crate::service::cgroup::Cgroups;
+use crate::service::keeper::Keeper;
+use crate::service::output::Capture;
+use crate::service::spawn::{self, Process};
+use crate::service::supervisor::{Input, Output, Supervisor};
+use crate::service::unit::{Refusal, StopSignal};
 use crate::shutdown::{End, Shutdown, Step};
-use crate::spawn::{self, Process};
-use crate::supervisor::{Input, Output, Supervisor};
-use crate::sys::{self, ExecStep};
-use crate::unit::{Refusal, StopSignal};
-use crate::{clock, ring};
+use crate::sys::child::ExecStep;
+use crate::{clock, ring, sys};
 
 /// Ended processes collected before other events get their turn.
 const REAP_MAX: usize = 256;
@@ -399,8 +399,8 @@ fn signal_of(signal: StopSignal) -> Signal {
 }
 
 /// Reads and checks all service files of `directory`.
-pub(crate) fn load_services(directory: &Path) -> (Vec<crate::unit::Unit>, Vec<Refusal>) {
-    use crate::unit::{self, SERVICES_MAX};
+pub(crate) fn load_services(directory: &Path) -> (Vec<crate::service::unit::Unit>, Vec<Refusal>) {
+    use crate::service::unit::{self, SERVICES_MAX};
     let mut parsed = Vec::new();
     let mut refused = Vec::new();
     let mut files: Vec<_> = std::fs::read_dir(directory)

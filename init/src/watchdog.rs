@@ -39,14 +39,14 @@ impl Watchdog {
     /// There is none, or another program holds it.
     pub(crate) fn open(now: Time, timeout_s: u32) -> io::Result<Watchdog> {
         let device = OpenOptions::new().write(true).open(preferred())?;
-        sys::watchdog_feed(&device)?;
-        let identity = sys::watchdog_identity(&device).unwrap_or_default();
+        sys::watchdog::feed(&device)?;
+        let identity = sys::watchdog::identity(&device).unwrap_or_default();
         // Hardware with a fixed timeout refuses the request: then its own one counts.
-        let timeout_s = sys::watchdog_set_timeout(&device, timeout_s)
-            .or_else(|_| sys::watchdog_timeout(&device))
+        let timeout_s = sys::watchdog::set_timeout(&device, timeout_s)
+            .or_else(|_| sys::watchdog::timeout(&device))
             .unwrap_or(timeout_s)
             .max(1);
-        let boot_status = sys::watchdog_boot_status(&device).unwrap_or(0);
+        let boot_status = sys::watchdog::boot_status(&device).unwrap_or(0);
         let info = WatchdogInfo { identity, timeout_s, boot_status };
         Ok(Watchdog { device, info, due: now })
     }
@@ -67,13 +67,13 @@ impl Watchdog {
             return Ok(());
         }
         self.due = now + Duration::from_secs(self.info.timeout_s.into()) / FEEDS_PER_TIMEOUT;
-        sys::watchdog_feed(&self.device)
+        sys::watchdog::feed(&self.device)
     }
 
     /// Leaves it armed for the way into the firmware: a reboot that hangs is reset.
     pub(crate) fn arm_for_reboot(&self) -> io::Result<()> {
-        sys::watchdog_set_timeout(&self.device, self.info.timeout_s.max(REBOOT_MARGIN_S))?;
-        sys::watchdog_feed(&self.device)
+        sys::watchdog::set_timeout(&self.device, self.info.timeout_s.max(REBOOT_MARGIN_S))?;
+        sys::watchdog::feed(&self.device)
     }
 
     /// Disarms it: the machine is about to be switched off on purpose.

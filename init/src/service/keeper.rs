@@ -114,7 +114,7 @@ impl Keeper {
         let Ok((ours, theirs)) = pair else { return };
         let directory = self.directory.clone();
         // A failed fork is tried again with the next line after RESTART_EVERY.
-        if let Ok(pid) = sys::fork_job(&[theirs.as_raw_fd()], || keep(&theirs, &directory)) {
+        if let Ok(pid) = sys::child::fork_job(&[theirs.as_raw_fd()], || keep(&theirs, &directory)) {
             self.pid = Some(pid);
             self.socket = Some(ours);
         }

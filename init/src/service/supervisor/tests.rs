@@ -1,5 +1,5 @@
 use super::*;
-use crate::unit::StopSignal;
+use crate::service::unit::StopSignal;
 
 /// A supervisor with a clock of its own and processes that do what the test says.
 struct World {

@@ -14,10 +14,11 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{read, write};
 
+use crate::boot::state;
+use crate::clock;
 use crate::host::Host;
 use crate::ring::Splitter;
 use crate::shutdown::End;
-use crate::{clock, state};
 
 /// Without a word from anybody, a failed boot is tried again after this.
 const UNATTENDED: Duration = Duration::from_secs(300);

@@ -11,10 +11,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::statvfs;
 use proto::control::FilesystemInfo;
 
-use crate::attempt::attempt;
-use crate::disk::{self, Choice, Partition};
+use crate::boot::attempt::attempt;
+use crate::boot::disk::{self, Choice, Partition};
+use crate::boot::mounts;
 use crate::host::Host;
-use crate::{clock, mounts, sys};
+use crate::{clock, sys};
 
 /// Where it is mounted.
 pub(crate) const MOUNT_POINT: &str = "/state";
@@ -185,7 +186,7 @@ fn grow(device: &str) -> Result<String, String> {
         return Ok(format!("{} MiB", mib(ext4.blocks)));
     }
     let directory = File::open(MOUNT_POINT).map_err(|e| sys::errno_text(&e))?;
-    sys::ext4_resize(&directory, target)
+    sys::block::ext4_resize(&directory, target)
         .map_err(|e| format!("{} to {} MiB: {}", mib(ext4.blocks), mib(target), sys::errno_text(&e)))?;
     Ok(format!("grown from {} to {} MiB", mib(ext4.blocks), mib(target)))
 }

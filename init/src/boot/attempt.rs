@@ -29,7 +29,7 @@ pub(crate) fn attempt(
 ) -> Result<String, String> {
     let (reader, writer) =
         pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("cannot make a pipe: {}", e.desc()))?;
-    let pid = sys::fork_job(&[writer.as_raw_fd()], || {
+    let pid = sys::child::fork_job(&[writer.as_raw_fd()], || {
         let (mark, text) = match job() {
             Ok(text) => ('+', text),
             Err(text) => ('-', text),

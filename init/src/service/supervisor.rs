@@ -26,7 +26,7 @@ use std::time::Duration;
 use proto::control::{LastExit, ServiceRow, ServiceState};
 use proto::time::Time;
 
-use crate::unit::{Readiness, Restart, Unit};
+use crate::service::unit::{Readiness, Restart, Unit};
 
 /// The second restart's delay; the first comes at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);

@@ -7,9 +7,10 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC};
 use nix::unistd::{chdir, chroot};
 
-use crate::attempt::attempt;
+use crate::boot::attempt::attempt;
+use crate::boot::mounts;
 use crate::host::Host;
-use crate::{mounts, sys};
+use crate::sys;
 
 /// The root's file in the initramfs.
 pub(crate) const IMAGE: &str = "/root.squashfs";
@@ -35,10 +36,10 @@ pub(crate) fn mount_image(host: &mut Host) -> Result<(), String> {
         let backing = File::open(IMAGE).map_err(fail(IMAGE))?;
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control");
         let control = control.map_err(fail("/dev/loop-control (is the loop module loaded?)"))?;
-        let number = sys::loop_get_free(&control).map_err(fail("no free loop device"))?;
+        let number = sys::block::loop_get_free(&control).map_err(fail("no free loop device"))?;
         let path = format!("/dev/loop{number}");
         let device = File::open(&path).map_err(fail(&path))?;
-        sys::loop_configure(&device, &backing).map_err(fail(&path))?;
+        sys::block::loop_configure(&device, &backing).map_err(fail(&path))?;
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         mount(Some(path.as_str()), NEW_ROOT, Some("squashfs"), flags, None::<&str>)
             .map_err(|e| format!("cannot mount {path} ({IMAGE}) as squashfs: {}", e.desc()))?;

@@ -8,10 +8,11 @@ use proto::control::{
     ServiceState, SystemInfo,
 };
 
+use crate::boot::state;
+use crate::clock;
 use crate::manager::Manager;
 use crate::ring::cut;
 use crate::shutdown::End;
-use crate::{clock, state};
 
 /// The image's description.
 const RELEASE_FILE: &str = "/etc/evenkeel/release";

@@ -12,9 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use crate::cgroup::Cgroups;
-use crate::sys::{self, Exec, ExecStep, NOTIFY_FD, Stdio};
-use crate::unit::{Readiness, Unit};
+use crate::service::cgroup::Cgroups;
+use crate::service::unit::{Readiness, Unit};
+use crate::sys;
+use crate::sys::child::{Exec, ExecStep, NOTIFY_FD, Stdio};
 
 /// What stands in a unit's `tty` for whatever terminal the kernel's own messages go to.
 const KERNEL_CONSOLE: &str = "console";
@@ -71,7 +72,7 @@ pub(crate) fn spawn(unit: &Unit, cgroups: &Cgroups, output: &OwnedFd) -> Result<
     let cgroup = cgroups.enter(&unit.name).map_err(fail("cannot make its control group"))?;
     let exec =
         Exec { program, arguments, environment, cgroup, stdio, notify: notify_writer, report: report_writer };
-    let pid = sys::fork_exec(&exec).map_err(fail("cannot fork"))?;
+    let pid = sys::child::fork_exec(&exec).map_err(fail("cannot fork"))?;
     Ok(Process { pid, report: Some(report), notify })
 }
 

@@ -12,7 +12,7 @@ use proto::control::LogLine;
 
 use crate::clock;
 use crate::ring::{Ring, Splitter};
-use crate::spawn::nonblocking;
+use crate::service::spawn::nonblocking;
 
 /// Bytes read from one service before others get their turn: a full pipe.
 const DRAIN_MAX: usize = 64 * 1024;

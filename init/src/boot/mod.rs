@@ -7,22 +7,32 @@
 //! Two steps are essential, the root and STATE: when one fails the rescue prompt offers to try it again. All others
 //! say what failed and the boot goes on, because a machine that is half up can be looked at.
 
+pub(crate) mod attempt;
+mod cmdline;
+pub(crate) mod disk;
+mod modules;
+pub(crate) mod mounts;
+mod rescue;
+mod root;
+pub(crate) mod state;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::cgroup::Cgroups;
-use crate::cmdline::Cmdline;
-use crate::control::Server;
+use crate::control::socket::Server;
 use crate::host::Host;
-use crate::keeper::Keeper;
 use crate::manager::{Manager, load_services};
 use crate::power_button::PowerButtons;
-use crate::rescue::{self, Leave, Reason};
-use crate::supervisor::Supervisor;
+use crate::service::cgroup::Cgroups;
+use crate::service::keeper::Keeper;
+use crate::service::spawn;
+use crate::service::supervisor::Supervisor;
 use crate::watchdog::{TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
-use crate::{clock, machine, modules, mounts, root, spawn, state, sys};
+use crate::{clock, machine, sys};
+use cmdline::Cmdline;
+use rescue::{Leave, Reason};
 
 /// Runtime directory of the product.
 const RUN: &str = "/run/evenkeel";
@@ -68,7 +78,7 @@ pub(crate) fn run() -> ! {
         _ => state::bring_up,
     };
     let (mut host, state_device) = essential(host, "mounting STATE", state_step);
-    if let Err(error) = sys::loopback_up() {
+    if let Err(error) = sys::net::loopback_up() {
         host.log.error(format_args!("cannot set lo up: {}", sys::errno_text(&error)));
     }
     let run = Path::new(RUN);
