@@ -5,16 +5,17 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use proto::time::Time;
 
-use crate::clock;
+use crate::events::Events;
 use crate::klog::Log;
 use crate::watchdog::Watchdog;
+use crate::{clock, sys};
 
-/// The longest single wait: a clock step or a lost wakeup costs at most this.
+/// The longest single wait: a lost wakeup costs at most this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Log, watchdog and signals.
@@ -28,6 +29,7 @@ pub(crate) struct Host {
 impl Host {
     /// Blocks the signals init reacts to and opens the descriptor they are read from.
     pub(crate) fn new() -> Host {
+        sys::child::begin_with_default_signals();
         let mut log = Log::default();
         let mask: SigSet = [
             Signal::SIGCHLD,
@@ -54,7 +56,7 @@ impl Host {
     pub(crate) fn feed(&mut self) {
         let Some(watchdog) = &mut self.watchdog else { return };
         if let Err(error) = watchdog.feed_if_due(clock::now()) {
-            self.log.error(format_args!("cannot feed the watchdog: {}", crate::sys::errno_text(&error)));
+            self.log.error(format_args!("cannot feed the watchdog: {}", sys::errno_text(&error)));
         }
     }
 
@@ -63,13 +65,9 @@ impl Host {
     /// Returns which of `fds` have something to read (or a hang-up to see), in their order.
     pub(crate) fn wait(&mut self, fds: &[BorrowedFd<'_>], until: Option<Time>) -> Vec<bool> {
         loop {
-            self.feed();
-            let now = clock::now();
-            let feed = self.watchdog.as_ref().map(Watchdog::due);
-            let next = until.into_iter().chain(feed).min();
-            let wait = next.map_or(WAIT_MAX, |t| t.since(now)).min(WAIT_MAX);
+            let wait = self.next_wait(until);
             let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-            let ready = poll(&mut polled, timeout(wait)).unwrap_or(0);
+            let ready = poll(&mut polled, wait).unwrap_or(0);
             let past = until.is_some_and(|t| clock::now() >= t);
             if ready > 0 || past {
                 self.feed();
@@ -78,30 +76,34 @@ impl Host {
         }
     }
 
+    /// The same for a set of descriptors that is kept. The events are in `events` afterwards.
+    pub(crate) fn wait_for(&mut self, events: &mut Events, until: Option<Time>) {
+        loop {
+            let wait = self.next_wait(until);
+            if events.wait(wait) > 0 || until.is_some_and(|t| clock::now() >= t) {
+                return self.feed();
+            }
+        }
+    }
+
+    /// Feeds the watchdog and tells in milliseconds how long the next single wait may be.
+    fn next_wait(&mut self, until: Option<Time>) -> u16 {
+        self.feed();
+        let feed = self.watchdog.as_ref().map(Watchdog::due);
+        let next = until.into_iter().chain(feed).min();
+        let wait = next.map_or(WAIT_MAX, |t| t.since(clock::now())).min(WAIT_MAX);
+        // Rounded up, so that a wait never ends just before its deadline and spins.
+        u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX)
+    }
+
     /// Waits without an event to wait for. Nothing in the kernel tells when a device has settled, for example.
     pub(crate) fn pause(&mut self, time: Duration) {
         self.wait(&[], Some(clock::now() + time));
     }
 
-    /// The signals that have arrived since the last call.
-    pub(crate) fn take_signals(&mut self) -> Vec<Signal> {
-        let mut taken = Vec::new();
-        let Some(fd) = &self.signals else { return taken };
-        // Each blocked signal is pending at most once, so that the loop ends.
-        while let Ok(Some(info)) = fd.read_signal() {
-            if let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok()) {
-                taken.push(signal);
-            }
-            if taken.len() >= 64 {
-                break;
-            }
-        }
-        taken
+    /// The next signal that has arrived. Each blocked signal is pending at most once, so that asking again ends.
+    pub(crate) fn take_signal(&mut self) -> Option<Signal> {
+        let info = self.signals.as_ref()?.read_signal().ok()??;
+        i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok())
     }
-}
-
-/// Rounds up, so that a wait never ends just before its deadline and spins.
-fn timeout(wait: Duration) -> PollTimeout {
-    let millis = wait.as_nanos().div_ceil(1_000_000);
-    PollTimeout::try_from(u32::try_from(millis).unwrap_or(u32::MAX)).unwrap_or(PollTimeout::MAX)
 }

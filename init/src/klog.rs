@@ -2,11 +2,11 @@
 //!
 //! A write to `/dev/kmsg` never waits for a terminal that nobody reads; init writes to no console while it runs.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::Write as _;
 
-use proto::control::{LOG_LINE_MAX, LogLine};
+use proto::control::LOG_LINE_MAX;
 
 use crate::clock;
 use crate::ring::{Ring, cut};
@@ -22,12 +22,20 @@ pub(crate) enum Level {
     Info = 6,
 }
 
-/// Where init's messages go.
-#[derive(Default)]
+/// Where init's messages go. Its memory is taken once: saying something allocates nothing.
 pub(crate) struct Log {
+    /// The record being made: level, name, text.
+    record: String,
     sink: Option<File>,
     plain: bool,
     pub(crate) ring: Ring,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        let record = String::with_capacity(LOG_LINE_MAX);
+        Log { record, sink: None, plain: false, ring: Ring::default() }
+    }
 }
 
 impl Log {
@@ -37,7 +45,9 @@ impl Log {
         let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on");
         self.sink = OpenOptions::new().write(true).open("/dev/kmsg").ok();
         for line in self.ring.last(usize::MAX) {
-            self.emit(Level::Info, &line.text);
+            let text = self.begin(Level::Info);
+            self.record.push_str(&line.text);
+            self.emit(text);
         }
     }
 
@@ -62,21 +72,31 @@ impl Log {
     }
 
     fn say(&mut self, level: Level, message: fmt::Arguments<'_>) {
+        let text = self.begin(level);
+        // Writing into a String cannot fail.
+        let _ = self.record.write_fmt(message);
         // One record is one line: a line end inside would look like another program's message.
-        let mut text = message.to_string().replace('\n', " | ");
-        cut(&mut text, LOG_LINE_MAX);
-        self.emit(level, &text);
-        self.ring.push(LogLine { at_ms: clock::now_ms(), text });
+        if self.record.contains('\n') {
+            self.record = self.record.replace('\n', " | ");
+        }
+        self.ring.push(clock::now_ms(), self.record.get(text..).unwrap_or_default());
+        self.emit(text);
     }
 
-    fn emit(&mut self, level: Level, text: &str) {
-        let mut record = format!("<{}>init: {text}", level as u8);
-        cut(&mut record, RECORD_MAX);
+    /// Begins a record; returns where its text starts.
+    fn begin(&mut self, level: Level) -> usize {
+        self.record.clear();
+        let _ = write!(self.record, "<{}>init: ", level as u8);
+        self.record.len()
+    }
+
+    /// Writes the record whose text starts at `text`.
+    fn emit(&mut self, text: usize) {
         if self.plain {
             // A closed standard error is no reason to stop.
-            let _ = writeln!(std::io::stderr(), "init: {text}");
+            let _ = writeln!(std::io::stderr(), "init: {}", self.record.get(text..).unwrap_or_default());
         } else if let Some(sink) = &mut self.sink {
-            let _ = sink.write_all(record.as_bytes());
+            let _ = sink.write_all(cut(&self.record, RECORD_MAX).as_bytes());
         }
     }
 }

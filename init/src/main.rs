@@ -17,6 +17,7 @@
 mod boot;
 mod clock;
 mod control;
+mod events;
 mod host;
 mod klog;
 mod machine;

@@ -1,321 +1,447 @@
 //! The poll loop: descriptors to events, events to the supervisor, its orders to processes.
 //!
 //! Every decision is the supervisor's or the shutdown's; this file carries them out. Nothing here waits except the
-//! one `poll`, and every handler takes a bounded amount of work before the next one gets its turn.
+//! one epoll, and every handler takes a bounded amount of work before the next one gets its turn. A turn in which a
+//! service dies and is started again allocates nothing: tables, buffers and programs are made when services are
+//! loaded, and what the log is told comes after the start.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, read};
-use proto::control::{DETAIL_MAX, LastExit, LogLine};
+use proto::control::{DETAIL_MAX, LastExit};
 
 use crate::control::socket::Server;
+use crate::events::{Events, Source};
 use crate::host::Host;
 use crate::power_button::PowerButtons;
 use crate::service::cgroup::Cgroups;
 use crate::service::keeper::Keeper;
-use crate::service::output::Capture;
-use crate::service::spawn::{self, Process};
+use crate::service::spawn::{self, Launch, Process};
 use crate::service::supervisor::{Input, Output, Supervisor};
 use crate::service::unit::{Refusal, StopSignal};
+use crate::service::{ServiceId, load};
 use crate::shutdown::{End, Shutdown, Step};
-use crate::sys::child::ExecStep;
+use crate::sys::child::{self, ExecStep, Whom};
 use crate::{clock, ring, sys};
 
 /// Ended processes collected before other events get their turn.
 const REAP_MAX: usize = 256;
 
-/// What the manager works with; boot and the container mode fill it differently.
-pub(crate) struct Manager {
-    pub(crate) host: Host,
-    pub(crate) supervisor: Supervisor,
-    /// Service files that were refused.
-    pub(crate) refused: Vec<Refusal>,
+/// What differs between the machine and the container mode.
+pub(crate) struct Setup<'a> {
+    /// Directory of the control socket.
+    pub(crate) run: &'a Path,
+    /// Directory of the service files.
+    pub(crate) services: &'a Path,
+    /// Directory of the services' log files.
+    pub(crate) logs: Option<&'a Path>,
     pub(crate) cgroups: Cgroups,
-    pub(crate) control: Option<Server>,
-    pub(crate) keeper: Option<Keeper>,
     pub(crate) buttons: PowerButtons,
     /// STATE's device, for `System`.
     pub(crate) state_device: Option<String>,
     /// Whether this is the machine's PID 1, which may kill everything. Otherwise the end of standard input ends it.
     pub(crate) machine: bool,
-    pub(crate) captures: BTreeMap<String, Capture>,
-    pub(crate) processes: BTreeMap<String, Process>,
-    pub(crate) shutdown: Option<Shutdown>,
 }
 
-/// Where a readable descriptor leads.
-enum Source {
-    Signals,
-    Listener,
-    Client(u64),
-    Output(String),
-    Report(String),
-    Notify(String),
-    Button(usize),
-    /// Standard input of the container mode.
-    Starter,
+/// What the loop cannot do without.
+pub(crate) struct Tools {
+    events: Events,
+    null: File,
+}
+
+impl Tools {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// Which one cannot be had, and the kernel's reason.
+    pub(crate) fn open() -> Result<Tools, String> {
+        let events = Events::new().map_err(|e| format!("cannot make an epoll set: {}", e.desc()))?;
+        let null = File::open("/dev/null").map_err(|e| format!("/dev/null: {}", sys::errno_text(&e)))?;
+        Ok(Tools { events, null })
+    }
+}
+
+/// What the loop works with.
+pub(crate) struct Manager {
+    pub(crate) host: Host,
+    pub(crate) supervisor: Supervisor,
+    /// Service files that were refused.
+    pub(crate) refused: Vec<Refusal>,
+    pub(crate) control: Option<Server>,
+    pub(crate) state_device: Option<String>,
+    pub(crate) shutdown: Option<Shutdown>,
+    pub(crate) events: Events,
+    cgroups: Cgroups,
+    keeper: Option<Keeper>,
+    buttons: PowerButtons,
+    machine: bool,
+    /// `/dev/null`, the services' standard input.
+    null: File,
+    /// By service number: what its starts need, or why it cannot be started.
+    launches: Vec<Result<Launch, String>>,
+    /// By service number: its process while there is one.
+    processes: Vec<Option<Process>>,
+    /// Orders being carried out. Empty between turns; its memory is kept.
+    pub(crate) orders: Vec<Output>,
 }
 
 impl Manager {
+    /// Reads the services and opens what serves them. What cannot be had is said and done without.
+    pub(crate) fn new(mut host: Host, tools: Tools, setup: Setup<'_>) -> Manager {
+        let path = setup.run.join("init.sock");
+        let control = match Server::listen(&path) {
+            Ok(server) => Some(server),
+            Err(error) => {
+                let path = path.display();
+                host.log.error(format_args!("no control socket: {path}: {}", sys::errno_text(&error)));
+                None
+            }
+        };
+        let (units, refused) = load::load(setup.services);
+        host.log.info(format_args!("{} services, {} refused", units.len(), refused.len()));
+        for refusal in &refused {
+            host.log.error(format_args!("service refused: {refusal}"));
+        }
+        let launches: Vec<_> = units.iter().map(|u| Launch::prepare(u, &setup.cgroups)).collect();
+        let mut manager = Manager {
+            host,
+            processes: launches.iter().map(|_| None).collect(),
+            // The most a turn can order at a time, in practice; more would only allocate.
+            orders: Vec::with_capacity(4 * launches.len() + 4),
+            launches,
+            supervisor: Supervisor::new(clock::now(), units),
+            refused,
+            control,
+            state_device: setup.state_device,
+            shutdown: None,
+            events: tools.events,
+            cgroups: setup.cgroups,
+            keeper: setup.logs.map(Keeper::start),
+            buttons: setup.buttons,
+            machine: setup.machine,
+            null: tools.null,
+        };
+        manager.register();
+        manager
+    }
+
+    /// Puts everything that is there from the beginning into the epoll set.
+    fn register(&mut self) {
+        let mut failed: Option<nix::errno::Errno> = None;
+        let mut add = |result: nix::Result<()>| failed = result.err().or(failed);
+        if let Some(fd) = &self.host.signals {
+            add(self.events.add(Rc::as_ref(fd), Source::Signals));
+        }
+        if let Some(server) = &self.control {
+            add(self.events.add(server.listener(), Source::Listener));
+        }
+        for (index, launch) in (0..).zip(&self.launches) {
+            if let Some(capture) = launch.as_ref().ok().and_then(|l| l.capture.as_ref()) {
+                add(self.events.add(capture.fd(), Source::Output(ServiceId(index))));
+            }
+        }
+        for (index, fd) in (0..).zip(self.buttons.fds()) {
+            add(self.events.add(fd, Source::Button(index)));
+        }
+        if !self.machine {
+            add(self.events.add(std::io::stdin(), Source::Starter));
+        }
+        if let Some(errno) = failed {
+            self.host.log.error(format_args!("cannot wait for all events: {}", errno.desc()));
+        }
+    }
+
     /// Starts the services and serves until the machine is to end. Returns how.
     pub(crate) fn run(mut self) -> (Host, End) {
-        for refusal in &self.refused {
-            self.host.log.error(format_args!("service refused: {refusal}"));
-        }
-        let mut orders = Vec::new();
-        self.supervisor.start(clock::now(), &mut orders);
-        self.perform(orders);
-        let mut reap_again = false;
+        self.begin();
         loop {
             if let Some(end) = self.progress_of_shutdown() {
                 return (self.host, end);
             }
-            for source in self.wait(reap_again) {
-                self.dispatch(source);
-            }
-            // Whatever woke the loop: a signal that was lost costs nothing this way.
-            reap_again = self.reap();
-            self.timeouts();
+            self.turn();
         }
     }
 
-    /// Waits for the next event or timer.
-    fn wait(&mut self, at_once: bool) -> Vec<Source> {
-        let now = clock::now();
+    /// Starts what waits for nobody.
+    fn begin(&mut self) {
+        self.supervisor.start(clock::now(), &mut self.orders);
+        self.perform();
+    }
+
+    /// Waits for the next event or timer and handles what there is.
+    fn turn(&mut self) {
         let timers = [
-            at_once.then_some(now),
             self.supervisor.next_wakeup(),
             self.control.as_ref().and_then(Server::next_wakeup),
             self.shutdown.as_ref().and_then(Shutdown::next_wakeup),
         ];
-        let signals = self.host.signals.clone();
-        let mut sources: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
-        if let Some(fd) = &signals {
-            sources.push((Source::Signals, AsFd::as_fd(Rc::as_ref(fd))));
+        self.host.wait_for(&mut self.events, timers.into_iter().flatten().min());
+        let mut index = 0;
+        while let Some(source) = self.events.get(index) {
+            self.dispatch(source);
+            index += 1;
         }
-        for (name, process) in &self.processes {
-            if let Some(fd) = &process.report {
-                sources.push((Source::Report(name.clone()), fd.as_fd()));
-            }
-            if let Some(fd) = &process.notify {
-                sources.push((Source::Notify(name.clone()), fd.as_fd()));
-            }
-        }
-        for (name, capture) in &self.captures {
-            sources.push((Source::Output(name.clone()), capture.fd()));
-        }
-        if let Some(server) = &self.control {
-            sources.push((Source::Listener, server.listener()));
-            sources.extend(server.clients().map(|(id, fd)| (Source::Client(id), fd)));
-        }
-        sources.extend(self.buttons.fds().map(|(i, fd)| (Source::Button(i), fd)));
-        let stdin = std::io::stdin();
-        if !self.machine && self.shutdown.is_none() {
-            sources.push((Source::Starter, stdin.as_fd()));
-        }
-        let (names, fds): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
-        let ready = self.host.wait(&fds, timers.into_iter().flatten().min());
-        names.into_iter().zip(ready).filter_map(|(source, ready)| ready.then_some(source)).collect()
+        self.timeouts();
     }
 
     fn dispatch(&mut self, source: Source) {
         let now = clock::now();
         match source {
-            Source::Signals => {
-                for signal in self.host.take_signals() {
-                    match signal {
-                        Signal::SIGTERM | Signal::SIGPWR => {
-                            self.begin_shutdown(End::PowerOff, signal.as_str())
-                        }
-                        // Ctrl-Alt-Del.
-                        Signal::SIGINT => self.begin_shutdown(End::Reboot, signal.as_str()),
-                        _ => {}
-                    }
-                }
-            }
+            Source::Signals => self.take_signals(),
             Source::Listener => {
                 if let Some(server) = &mut self.control {
-                    server.accept(now);
+                    server.accept(now, &self.events);
                 }
             }
             Source::Client(id) => self.serve(id),
-            Source::Output(name) => self.collect_output(&name, false),
-            Source::Report(name) => self.read_report(&name),
-            Source::Notify(name) => self.read_notify(&name),
+            Source::Exit(id) => self.collect_service(id),
+            Source::Output(id) => self.collect_output(id, false),
+            Source::Report(id) => {
+                if let Some(input) = self.read_report(id) {
+                    self.tell(id, input);
+                }
+            }
+            Source::Notify(id) => {
+                if let Some(input) = self.read_notify(id) {
+                    self.tell(id, input);
+                }
+            }
             Source::Starter => {
                 let mut nothing = [0; 64];
                 // Whoever started it is gone: so that a killed test leaves no process behind.
                 if !matches!(read(std::io::stdin().as_fd(), &mut nothing), Ok(n) if n > 0) {
+                    self.events.remove(std::io::stdin());
                     self.begin_shutdown(End::PowerOff, "the end of standard input");
                 }
             }
             Source::Button(index) => {
-                if self.buttons.pressed(index) {
+                if self.buttons.pressed(index.into()) {
                     self.begin_shutdown(End::PowerOff, "the power button");
                 }
             }
         }
     }
 
+    fn take_signals(&mut self) {
+        while let Some(signal) = self.host.take_signal() {
+            match signal {
+                Signal::SIGTERM | Signal::SIGPWR => self.begin_shutdown(End::PowerOff, signal.as_str()),
+                // Ctrl-Alt-Del.
+                Signal::SIGINT => self.begin_shutdown(End::Reboot, signal.as_str()),
+                Signal::SIGCHLD => self.reap(),
+                _ => {}
+            }
+        }
+    }
+
     fn timeouts(&mut self) {
         let now = clock::now();
-        let mut orders = Vec::new();
-        self.supervisor.handle_timeout(now, &mut orders);
-        self.perform(orders);
+        self.supervisor.handle_timeout(now, &mut self.orders);
+        self.perform();
         if let Some(server) = &mut self.control {
-            server.handle_timeout(now);
+            server.handle_timeout(now, &self.events);
         }
     }
 
-    /// Carries out orders until none are left; a failed start is an event that may order more.
-    pub(crate) fn perform(&mut self, orders: Vec<Output>) {
-        let mut queue = VecDeque::from(orders);
-        while let Some(order) = queue.pop_front() {
-            let mut follow_up = Vec::new();
-            match order {
-                Output::Spawn(name) => {
-                    let input = self.spawn(&name);
-                    self.supervisor.handle(clock::now(), &name, input, &mut follow_up);
+    /// Carries out orders until none are left; a failed start is an event that may order more. What the log is told
+    /// comes last: nobody waits for it.
+    pub(crate) fn perform(&mut self) {
+        let mut orders = std::mem::take(&mut self.orders);
+        let mut index = 0;
+        while let Some(order) = orders.get(index) {
+            match *order {
+                Output::Spawn(id) => {
+                    let input = self.spawn(id);
+                    self.supervisor.handle(clock::now(), id, input, &mut orders);
                 }
-                Output::Terminate(name) => {
-                    let signal = self.supervisor.unit(&name).map(|u| u.stop_signal).unwrap_or_default();
-                    if let Some(process) = self.processes.get(&name) {
-                        // The process may have ended already; then its end is on its way.
-                        let _ = kill(pid_of(process), signal_of(signal));
-                    }
+                Output::Terminate(id) => {
+                    let signal = self.supervisor.unit(id).map(|u| u.stop_signal).unwrap_or_default();
+                    self.signal(id, signal_of(signal));
                 }
-                Output::Kill(name) => {
-                    if let Some(process) = self.processes.get(&name) {
-                        let _ = kill(pid_of(process), Signal::SIGKILL);
-                        self.kill_descendants(&name, process.pid);
-                    }
+                Output::Kill(id) => {
+                    self.signal(id, Signal::SIGKILL);
+                    self.kill_descendants(id);
                 }
-                Output::Note { name, bad: true, text } => self.host.log.warn(format_args!("{name}: {text}")),
-                Output::Note { name, bad: false, text } => self.host.log.info(format_args!("{name}: {text}")),
+                Output::Note(..) => {}
             }
-            queue.extend(follow_up);
+            index += 1;
         }
+        for order in orders.drain(..) {
+            let Output::Note(id, note) = order else { continue };
+            let name = self.supervisor.unit(id).map_or("", |u| u.name.as_str());
+            match note.is_bad() {
+                true => self.host.log.warn(format_args!("{name}: {note}")),
+                false => self.host.log.info(format_args!("{name}: {note}")),
+            }
+        }
+        self.orders = orders;
     }
 
-    fn spawn(&mut self, name: &str) -> Input {
-        let started = match self.supervisor.unit(name) {
-            None => Err("its unit is gone".to_owned()),
-            Some(unit) => match capture(&mut self.captures, name) {
-                Err(error) => Err(format!("cannot make its output pipe: {}", sys::errno_text(&error))),
-                Ok(capture) => spawn::spawn(unit, &self.cgroups, capture.writer()),
-            },
-        };
-        match started {
-            Ok(process) => {
-                let pid = process.pid;
-                self.processes.insert(name.to_owned(), process);
-                Input::Spawned { pid }
-            }
+    fn spawn(&mut self, id: ServiceId) -> Input {
+        match self.start(id) {
+            Ok(pid) => Input::Spawned { pid },
             Err(mut why) => {
-                ring::cut(&mut why, DETAIL_MAX);
+                ring::shorten(&mut why, DETAIL_MAX);
                 Input::SpawnFailed { why, jitter: clock::jitter() }
             }
         }
     }
 
-    /// Learns whether the program of `name` was executed.
-    fn read_report(&mut self, name: &str) {
-        let Some(process) = self.processes.get_mut(name) else { return };
-        let Some(fd) = &process.report else { return };
+    fn start(&mut self, id: ServiceId) -> Result<u32, String> {
+        let gone = || "there is no such service".to_owned();
+        let launch = self.launches.get_mut(id.index()).ok_or_else(gone)?;
+        if launch.is_err() {
+            // What was missing when the services were loaded may be there now.
+            *launch = Launch::prepare(self.supervisor.unit(id).ok_or_else(gone)?, &self.cgroups);
+            if let Some(capture) = launch.as_ref().ok().and_then(|l| l.capture.as_ref()) {
+                let added = self.events.add(capture.fd(), Source::Output(id));
+                added.map_err(|e| format!("cannot wait for its output: {}", e.desc()))?;
+            }
+        }
+        let process = launch.as_ref().map_err(Clone::clone)?.start(self.null.as_fd())?;
+        let pid = process.pid;
+        // SIGCHLD tells as well: a process that cannot be waited for is still collected.
+        let _ = self.events.add(&process.pidfd, Source::Exit(id));
+        let pipes = [(&process.report, Source::Report(id)), (&process.notify, Source::Notify(id))];
+        for (fd, source) in pipes {
+            if let Some(Err(errno)) = fd.as_ref().map(|fd| self.events.add(fd, source)) {
+                self.host.log.error(format_args!("cannot wait for process {pid}: {}", errno.desc()));
+            }
+        }
+        if let Some(slot) = self.processes.get_mut(id.index()) {
+            *slot = Some(process);
+        }
+        Ok(pid)
+    }
+
+    /// Sends a signal to the main process of `id`. It may have ended already; then its end is on its way.
+    fn signal(&self, id: ServiceId, signal: Signal) {
+        if let Some(Some(process)) = self.processes.get(id.index()) {
+            let _ = child::signal(process.pidfd.as_fd(), signal as i32);
+        }
+    }
+
+    /// Learns whether the program of `id` was executed.
+    fn read_report(&mut self, id: ServiceId) -> Option<Input> {
+        let process = self.processes.get_mut(id.index())?.as_mut()?;
+        let fd = process.report.as_ref()?;
         let mut report = [0; 8];
         let input = match read(fd.as_fd(), &mut report) {
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return,
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return None,
             Ok(0) => Input::Executed,
-            Ok(n) => match (self.supervisor.unit(name), ExecStep::parse(report.get(..n).unwrap_or_default()))
-            {
+            Ok(n) => match (self.supervisor.unit(id), ExecStep::parse(report.get(..n).unwrap_or_default())) {
                 (Some(unit), Some((step, errno))) => {
                     let mut why = spawn::failed_step(unit, step, errno);
-                    ring::cut(&mut why, DETAIL_MAX);
+                    ring::shorten(&mut why, DETAIL_MAX);
                     Input::ExecFailed { why }
                 }
                 _ => Input::ExecFailed { why: "its start failed before the program ran".to_owned() },
             },
             Err(errno) => Input::ExecFailed { why: format!("its start is unknown: {}", errno.desc()) },
         };
+        self.events.remove(fd);
         process.report = None;
-        self.tell(name, input);
+        Some(input)
     }
 
-    /// Reads what `name` says on its readiness pipe: a line end means ready, the rest is not looked at.
-    fn read_notify(&mut self, name: &str) {
-        let Some(process) = self.processes.get_mut(name) else { return };
-        let Some(fd) = &process.notify else { return };
+    /// Reads what `id` says on its readiness pipe: a line end means ready, the rest is not looked at.
+    fn read_notify(&mut self, id: ServiceId) -> Option<Input> {
+        let process = self.processes.get_mut(id.index())?.as_mut()?;
+        let fd = process.notify.as_ref()?;
         let mut said = [0; 256];
         match read(fd.as_fd(), &mut said) {
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
-            Ok(n) if n > 0 => {
-                // The pipe stays open: a service that writes again must not die of SIGPIPE.
-                if said.iter().take(n).any(|b| *b == b'\n') {
-                    self.tell(name, Input::Notified);
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => None,
+            // The pipe stays open: a service that writes again must not die of SIGPIPE.
+            Ok(n) if n > 0 => said.iter().take(n).any(|b| *b == b'\n').then_some(Input::Notified),
+            _ => {
+                self.events.remove(fd);
+                process.notify = None;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn tell(&mut self, id: ServiceId, input: Input) {
+        self.supervisor.handle(clock::now(), id, input, &mut self.orders);
+        self.perform();
+    }
+
+    fn collect_output(&mut self, id: ServiceId, last: bool) {
+        let launch = self.launches.get_mut(id.index()).and_then(|l| l.as_mut().ok());
+        let Some(capture) = launch.and_then(|l| l.capture.as_mut()) else { return };
+        let name = self.supervisor.unit(id).map_or("", |u| u.name.as_str());
+        let keeper = &mut self.keeper;
+        capture.drain(last, |at_ms, text| {
+            if let Some(keeper) = keeper {
+                keeper.write(name, at_ms, text);
+            }
+        });
+        if let Some(keeper) = keeper {
+            keeper.flush();
+        }
+    }
+
+    /// What is kept of a service's output; `None` when it is not kept.
+    pub(crate) fn output_of(&self, id: ServiceId) -> Option<&ring::Ring> {
+        let launch = self.launches.get(id.index())?.as_ref().ok()?;
+        launch.capture.as_ref().map(|capture| &capture.ring)
+    }
+
+    /// Collects the process of `id`, which has ended.
+    fn collect_service(&mut self, id: ServiceId) {
+        let Some(Some(process)) = self.processes.get(id.index()) else { return };
+        if let Some((_, how)) = child::collect(Whom::This(process.pidfd.as_fd())) {
+            self.ended(id, how);
+        }
+    }
+
+    /// Collects ended processes, [`REAP_MAX`] at most; when there may be more the next turn comes at once, because
+    /// the signal is raised again.
+    fn reap(&mut self) {
+        for _ in 0..REAP_MAX {
+            let Some((pid, how)) = child::collect(Whom::Any) else { return };
+            let service = self.processes.iter().position(|p| p.as_ref().is_some_and(|p| p.pid == pid));
+            match service.and_then(|index| u16::try_from(index).ok()) {
+                Some(index) => self.ended(ServiceId(index), how),
+                None => {
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.ended(pid);
+                    }
                 }
             }
-            _ => process.notify = None,
         }
+        let _ = nix::sys::signal::raise(Signal::SIGCHLD);
     }
 
-    fn tell(&mut self, name: &str, input: Input) {
-        let mut orders = Vec::new();
-        self.supervisor.handle(clock::now(), name, input, &mut orders);
-        self.perform(orders);
-    }
-
-    fn collect_output(&mut self, name: &str, last: bool) {
-        let Some(capture) = self.captures.get_mut(name) else { return };
-        let lines: Vec<LogLine> = capture.drain(last);
-        if let Some(keeper) = self.keeper.as_mut().filter(|_| !lines.is_empty()) {
-            keeper.write(name, &lines);
+    /// The main process of `id` is gone and collected.
+    fn ended(&mut self, id: ServiceId, how: LastExit) {
+        // What it said before its end comes first.
+        for input in [self.read_report(id), self.read_notify(id)].into_iter().flatten() {
+            self.tell(id, input);
         }
-    }
-
-    /// Collects ended processes. True when there may be more.
-    fn reap(&mut self) -> bool {
-        for _ in 0..REAP_MAX {
-            // First without collecting: while the number is taken, killing its process group cannot hit a stranger.
-            let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let (pid, how) = match waitid(Id::All, peek) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, LastExit::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, LastExit::Signal(signal as i32)),
-                Err(nix::errno::Errno::EINTR) => continue,
-                _ => return false,
-            };
-            let number = pid.as_raw().cast_unsigned();
-            let service = self.processes.iter().find(|(_, p)| p.pid == number).map(|(n, _)| n.clone());
-            if let Some(name) = &service {
-                self.read_report(name);
-                self.read_notify(name);
-                self.kill_descendants(name, number);
-                self.collect_output(name, true);
-                self.processes.remove(name);
-            } else if let Some(keeper) = &mut self.keeper {
-                keeper.ended(number);
-            }
-            let collected = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
-            if let Err(errno) = collected {
-                self.host.log.error(format_args!("cannot collect process {pid}: {}", errno.desc()));
-                return false;
-            }
-            if let Some(name) = service {
-                self.tell(&name, Input::Exited { how, jitter: clock::jitter() });
+        self.kill_descendants(id);
+        self.collect_output(id, true);
+        if let Some(process) = self.processes.get_mut(id.index()).and_then(Option::take) {
+            self.events.remove(&process.pidfd);
+            for fd in [&process.report, &process.notify].into_iter().flatten() {
+                self.events.remove(fd);
             }
         }
-        true
+        self.tell(id, Input::Exited { how, jitter: clock::jitter() });
     }
 
-    /// Kills what the service's main process has left behind.
-    fn kill_descendants(&self, name: &str, pid: u32) {
-        if !self.cgroups.kill(name) {
-            // Without a control group only those that stayed in its process group can be found.
-            let _ = kill(Pid::from_raw(-pid.cast_signed()), Signal::SIGKILL);
+    /// Kills what the service's main process has left behind or is leaving.
+    fn kill_descendants(&self, id: ServiceId) {
+        let grouped =
+            self.launches.get(id.index()).and_then(|l| l.as_ref().ok()).is_some_and(Launch::kill_group);
+        if let (false, Some(Some(process))) = (grouped, self.processes.get(id.index())) {
+            // Without a control group only those that stayed in its process group can be found. The number is not
+            // anybody else's yet, although it may have been collected just now: numbers are given out in a circle.
+            let _ = kill(Pid::from_raw(-process.pid.cast_signed()), Signal::SIGKILL);
         }
     }
 
@@ -331,9 +457,8 @@ impl Manager {
         self.host.log.warn(format_args!("{what} asked for by {why}: stopping services"));
         let now = clock::now();
         self.shutdown = Some(Shutdown::new(now, end));
-        let mut orders = Vec::new();
-        self.supervisor.stop_all(now, &mut orders);
-        self.perform(orders);
+        self.supervisor.stop_all(now, &mut self.orders);
+        self.perform();
     }
 
     fn progress_of_shutdown(&mut self) -> Option<End> {
@@ -345,9 +470,7 @@ impl Manager {
             }
             // The log keeper may finish its files before everything is killed.
             let stopped = services_stopped && self.keeper.as_ref().is_none_or(Keeper::is_gone);
-            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let left = !matches!(waitid(Id::All, look), Err(nix::errno::Errno::ECHILD));
-            match shutdown.step(clock::now(), stopped, left) {
+            match shutdown.step(clock::now(), stopped, child::has_children()) {
                 Step::Wait => return None,
                 Step::KillAll { late } => {
                     if late {
@@ -360,9 +483,10 @@ impl Manager {
                         // Everything but this process and the kernel's threads.
                         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
                     } else {
-                        for (name, process) in &self.processes {
-                            self.kill_descendants(name, process.pid);
-                        }
+                        (0..)
+                            .map(ServiceId)
+                            .take(self.processes.len())
+                            .for_each(|id| self.kill_descendants(id));
                     }
                     // An event may be here already; look again at once.
                     self.reap();
@@ -371,19 +495,6 @@ impl Manager {
             }
         }
     }
-}
-
-/// The capture of `name`, made when it is first needed.
-fn capture<'a>(captures: &'a mut BTreeMap<String, Capture>, name: &str) -> std::io::Result<&'a mut Capture> {
-    use std::collections::btree_map::Entry;
-    match captures.entry(name.to_owned()) {
-        Entry::Occupied(e) => Ok(e.into_mut()),
-        Entry::Vacant(e) => Ok(e.insert(Capture::new()?)),
-    }
-}
-
-fn pid_of(process: &Process) -> Pid {
-    Pid::from_raw(process.pid.cast_signed())
 }
 
 fn signal_of(signal: StopSignal) -> Signal {
@@ -398,31 +509,45 @@ fn signal_of(signal: StopSignal) -> Signal {
     }
 }
 
-/// Reads and checks all service files of `directory`.
-pub(crate) fn load_services(directory: &Path) -> (Vec<crate::service::unit::Unit>, Vec<Refusal>) {
-    use crate::service::unit::{self, SERVICES_MAX};
-    let mut parsed = Vec::new();
-    let mut refused = Vec::new();
-    let mut files: Vec<_> = std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
-        .collect();
-    files.sort();
-    files.truncate(SERVICES_MAX);
-    for path in files {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let result = match std::fs::read_to_string(&path) {
-            Ok(text) => unit::parse(&name, &text),
-            Err(error) => Err(Refusal::unreadable(&name, sys::errno_text(&error))),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::allocations;
+    use proto::control::ServiceState;
+    use std::fs;
+
+    #[test]
+    fn a_service_that_dies_is_back_without_an_allocation() {
+        let directory = std::env::temp_dir().join(format!("evenkeel-manager-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("a.toml"), "command = ['/bin/sleep', '1000']\n").unwrap();
+        let setup = Setup {
+            run: &directory,
+            services: &directory,
+            logs: None,
+            cgroups: Cgroups::none(),
+            buttons: PowerButtons::default(),
+            state_device: None,
+            machine: true,
         };
-        match result {
-            Ok(p) => parsed.push(p),
-            Err(r) => refused.push(r),
+        let mut manager = Manager::new(Host::new(), Tools::open().unwrap(), setup);
+        fs::remove_dir_all(&directory).unwrap();
+        let id = manager.supervisor.find("a").unwrap();
+        let ready = |m: &Manager| m.supervisor.rows(clock::now())[0].state == ServiceState::Ready;
+        manager.begin();
+        while !ready(&manager) {
+            manager.turn();
         }
+        let first = manager.processes[id.index()].as_ref().unwrap().pid;
+
+        manager.signal(id, Signal::SIGKILL);
+        let before = allocations::count();
+        let pid = |m: &Manager| m.processes[id.index()].as_ref().map(|p| p.pid);
+        while pid(&manager).is_none_or(|pid| pid == first) {
+            manager.turn();
+        }
+        assert_eq!(allocations::count() - before, 0);
+        assert_eq!(manager.supervisor.rows(clock::now())[0].restarts, 1);
+        manager.signal(id, Signal::SIGKILL);
     }
-    let units = unit::check(parsed, &mut refused, spawn::missing);
-    (units, refused)
 }

@@ -31,9 +31,9 @@ impl PowerButtons {
         PowerButtons(buttons.take(BUTTONS_MAX).collect())
     }
 
-    /// Number and descriptor of each.
-    pub(crate) fn fds(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
-        self.0.iter().map(AsFd::as_fd).enumerate()
+    /// The descriptor of each; its place is its number.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(AsFd::as_fd)
     }
 
     /// Reads what button `index` has to say; true when it was pressed.

@@ -305,6 +305,6 @@ mod tests {
         let mut widest = row(ServiceState::Refused, Some(LastExit::NotStarted("x".repeat(DETAIL_MAX))));
         widest.name = "n".repeat(SERVICE_NAME_MAX);
         widest.detail = "d".repeat(DETAIL_MAX);
-        assert!(encode(&Reply::Services(vec![widest; 64])).len() <= PACKET_MAX);
+        assert!(encode(&Reply::Services(vec![widest; 128])).len() <= PACKET_MAX);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn attempt(
             Err(text) => ('-', text),
         };
         let mut answer = format!("{mark}{text}");
-        crate::ring::cut(&mut answer, ANSWER_MAX as usize);
+        crate::ring::shorten(&mut answer, ANSWER_MAX as usize);
         // One write below the pipe's capacity: it neither blocks nor comes in parts.
         i32::from(write(&writer, answer.as_bytes()).is_err())
     })

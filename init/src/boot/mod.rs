@@ -16,19 +16,16 @@ mod rescue;
 mod root;
 pub(crate) mod state;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::control::socket::Server;
 use crate::host::Host;
-use crate::manager::{Manager, load_services};
+use crate::manager::{Manager, Setup, Tools};
 use crate::power_button::PowerButtons;
 use crate::service::cgroup::Cgroups;
-use crate::service::keeper::Keeper;
 use crate::service::spawn;
-use crate::service::supervisor::Supervisor;
+use crate::shutdown::End;
 use crate::watchdog::{TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
 use crate::{clock, machine, sys};
 use cmdline::Cmdline;
@@ -66,7 +63,7 @@ pub(crate) fn run() -> ! {
         // Mounts are half moved: only a restart leads out of here.
         let reason = Reason::Failed { step: "switching to the root", error: &error };
         while rescue::prompt(&mut host, &reason) == Leave::Retry {}
-        machine::end(host, crate::shutdown::End::Reboot);
+        machine::end(host, End::Reboot);
     }
     modules::load(&mut host, Path::new("/etc/evenkeel/modules.list"), Path::new("/"));
     if host.watchdog.is_none() {
@@ -90,18 +87,22 @@ pub(crate) fn run() -> ! {
         host.log.error(format_args!("services have no control groups: {}", sys::errno_text(&error)));
     }
     let log_directory = Path::new(state::MOUNT_POINT).join("log");
-    let (host, end) = services(host, run, Path::new(SERVICES), Some(&log_directory), |manager| {
-        manager.cgroups = cgroups;
-        manager.buttons = PowerButtons::open();
-        manager.state_device = Some(state_device);
-        manager.machine = true;
-    })
-    .run();
+    let setup = Setup {
+        run,
+        services: Path::new(SERVICES),
+        logs: Some(&log_directory),
+        cgroups,
+        buttons: PowerButtons::open(),
+        state_device: Some(state_device),
+        machine: true,
+    };
+    let (host, tools) = essential(host, "starting services", |_| Tools::open());
+    let (host, end) = Manager::new(host, tools, setup).run();
     machine::end(host, end)
 }
 
 /// Runs services only, as a child of somebody else: no mounts, no modules, no watchdog, and the end is an exit.
-pub(crate) fn run_container(services_dir: &Path, run: &Path, logs: Option<&Path>) -> crate::shutdown::End {
+pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>) -> End {
     let mut host = Host::new();
     host.log.open_stderr();
     if let Err(error) = sys::become_subreaper() {
@@ -110,44 +111,15 @@ pub(crate) fn run_container(services_dir: &Path, run: &Path, logs: Option<&Path>
     if let Err(error) = mounts::run_directories(run) {
         host.log.error(format_args!("cannot make {}: {}", run.display(), sys::errno_text(&error)));
     }
-    services(host, run, services_dir, logs, |_| {}).run().1
-}
-
-/// A manager for the services of `directory`, with `fill` for what only the machine has.
-fn services(
-    mut host: Host,
-    run: &Path,
-    directory: &Path,
-    logs: Option<&Path>,
-    fill: impl FnOnce(&mut Manager),
-) -> Manager {
-    let path = run.join("init.sock");
-    let control = match Server::listen(&path) {
-        Ok(server) => Some(server),
-        Err(error) => {
-            let path = path.display();
-            host.log.error(format_args!("no control socket: {path}: {}", sys::errno_text(&error)));
-            None
+    let (cgroups, buttons) = (Cgroups::none(), PowerButtons::default());
+    let setup = Setup { run, services, logs, cgroups, buttons, state_device: None, machine: false };
+    match Tools::open() {
+        Ok(tools) => Manager::new(host, tools, setup).run().1,
+        Err(why) => {
+            host.log.error(format_args!("{why}"));
+            End::PowerOff
         }
-    };
-    let (units, refused) = load_services(directory);
-    host.log.info(format_args!("{} services, {} refused", units.len(), refused.len()));
-    let mut manager = Manager {
-        host,
-        supervisor: Supervisor::new(clock::now(), units),
-        refused,
-        cgroups: Cgroups::none(),
-        control,
-        keeper: logs.map(Keeper::start),
-        buttons: PowerButtons::default(),
-        state_device: None,
-        machine: false,
-        captures: BTreeMap::new(),
-        processes: BTreeMap::new(),
-        shutdown: None,
-    };
-    fill(&mut manager);
-    manager
+    }
 }
 
 /// Does `step` until it succeeds or somebody at the rescue prompt ends the machine.

@@ -87,7 +87,7 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>) -> Leave {
             fds.push(fd.as_fd());
         }
         let ready = host.wait(&fds, unattended);
-        for signal in host.take_signals() {
+        while let Some(signal) = host.take_signal() {
             match signal {
                 Signal::SIGINT => return Leave::End(End::Reboot),
                 Signal::SIGTERM | Signal::SIGPWR => return Leave::End(End::PowerOff),
@@ -104,7 +104,7 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>) -> Leave {
             let mut lines = Vec::new();
             match read(console.fd.as_fd(), &mut typed) {
                 Ok(n) if n > 0 => {
-                    console.line.feed(typed.get(..n).unwrap_or_default(), |l| lines.push(l));
+                    console.line.feed(typed.get(..n).unwrap_or_default(), |l| lines.push(l.to_owned()));
                     unattended = None;
                 }
                 Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}

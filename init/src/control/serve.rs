@@ -11,7 +11,7 @@ use proto::control::{
 use crate::boot::state;
 use crate::clock;
 use crate::manager::Manager;
-use crate::ring::cut;
+use crate::ring::shorten;
 use crate::shutdown::End;
 
 /// The image's description.
@@ -19,10 +19,10 @@ const RELEASE_FILE: &str = "/etc/evenkeel/release";
 
 impl Manager {
     /// Answers the next request of client `id`. The answer goes out before what was asked for begins.
-    pub(crate) fn serve(&mut self, id: u64) {
-        let request = self.control.as_mut().and_then(|server| server.receive(clock::now(), id));
+    pub(crate) fn serve(&mut self, id: u32) {
+        let events = &self.events;
+        let request = self.control.as_mut().and_then(|server| server.receive(clock::now(), id, events));
         let Some(request) = request else { return };
-        let mut orders = Vec::new();
         let mut end = None;
         let answer = match request {
             Request::Services => Ok(Reply::Services(self.rows())),
@@ -36,7 +36,7 @@ impl Manager {
                 Reply::Accepted
             }),
             Request::Restart { service } => {
-                self.supervisor.restart(clock::now(), &service, &mut orders).map(|()| {
+                self.supervisor.restart(clock::now(), &service, &mut self.orders).map(|()| {
                     self.host.log.info(format_args!("{service}: restart asked for on the control socket"));
                     Reply::Accepted
                 })
@@ -45,13 +45,13 @@ impl Manager {
             Request::System => Ok(Reply::System(self.system())),
         };
         let reply = answer.unwrap_or_else(|mut reason| {
-            cut(&mut reason, DETAIL_MAX);
+            shorten(&mut reason, DETAIL_MAX);
             Reply::Refused { reason }
         });
         if let Some(server) = &mut self.control {
-            server.reply(id, &reply);
+            server.reply(id, &reply, &self.events);
         }
-        self.perform(orders);
+        self.perform();
         if let Some(end) = end {
             self.begin_shutdown(end, "the control socket");
         }
@@ -69,8 +69,8 @@ impl Manager {
             last_exit: None,
         }));
         for row in &mut rows {
-            cut(&mut row.name, proto::control::SERVICE_NAME_MAX);
-            cut(&mut row.detail, DETAIL_MAX);
+            shorten(&mut row.name, proto::control::SERVICE_NAME_MAX);
+            shorten(&mut row.detail, DETAIL_MAX);
         }
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         rows
@@ -79,13 +79,12 @@ impl Manager {
     fn log(&self, service: Option<&str>, lines: u16) -> Result<Reply, String> {
         let count = usize::from(lines.min(LOG_LINES_MAX));
         let Some(name) = service else { return Ok(Reply::Log(self.host.log.ring.last(count))) };
-        match (self.captures.get(name), self.supervisor.unit(name)) {
-            (_, Some(unit)) if unit.tty.is_some() => {
-                Err(format!("{name} has a terminal of its own; its output is not kept"))
-            }
-            (Some(capture), _) => Ok(Reply::Log(capture.ring.last(count))),
-            (None, Some(_)) => Ok(Reply::Log(Vec::new())),
-            (None, None) => Err(format!("there is no service {name:?}")),
+        let Some(id) = self.supervisor.find(name) else {
+            return Err(format!("there is no service {name:?}"));
+        };
+        match self.output_of(id) {
+            Some(ring) => Ok(Reply::Log(ring.last(count))),
+            None => Err(format!("{name} has a terminal of its own; its output is not kept")),
         }
     }
 
@@ -114,7 +113,7 @@ impl Manager {
     fn system(&self) -> SystemInfo {
         let word = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let mut release = fs::read_to_string(RELEASE_FILE).unwrap_or_default();
-        cut(&mut release, RELEASE_MAX);
+        shorten(&mut release, RELEASE_MAX);
         SystemInfo {
             uptime_ms: clock::now_ms(),
             boot_id: word("/proc/sys/kernel/random/boot_id"),

@@ -20,6 +20,8 @@ use proto::control::{Reply, Request};
 use proto::envelope::{self, HEADER_LEN, Message};
 use proto::time::Time;
 
+use crate::events::{Events, Source};
+
 /// Connections at one time: a console, provisiond and a few tools.
 const CLIENTS_MAX: usize = 16;
 /// A client that says nothing for this long is closed.
@@ -28,8 +30,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The listening socket and its clients.
 pub(crate) struct Server {
     listener: OwnedFd,
-    clients: BTreeMap<u64, Client>,
-    next: u64,
+    clients: BTreeMap<u32, Client>,
+    /// The next client's number.
+    next: u32,
 }
 
 struct Client {
@@ -61,41 +64,40 @@ impl Server {
         self.listener.as_fd()
     }
 
-    /// Every client's number and descriptor.
-    pub(crate) fn clients(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
-        self.clients.iter().map(|(id, c)| (*id, c.socket.as_fd()))
-    }
-
     /// Takes a new client, if there is one, its uid is 0 and there is room.
-    pub(crate) fn accept(&mut self, now: Time) {
+    pub(crate) fn accept(&mut self, now: Time, events: &Events) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let Ok(fd) = accept4(self.listener.as_raw_fd(), flags) else { return };
         let socket = crate::sys::owned(fd);
+        let id = self.next;
         let refusal = match getsockopt(&socket, PeerCredentials) {
             Ok(peer) if peer.uid() != 0 => Some("only uid 0 may talk to init".to_owned()),
             Ok(_) if self.clients.len() >= CLIENTS_MAX => {
                 Some(format!("init serves {CLIENTS_MAX} clients at a time; try again in a few seconds"))
             }
-            Ok(_) => None,
+            Ok(_) => match events.add(&socket, Source::Client(id)) {
+                Ok(()) => None,
+                Err(errno) => Some(format!("init cannot wait for requests: {}", errno.desc())),
+            },
             Err(errno) => Some(format!("caller unknown: {}", errno.desc())),
         };
         if let Some(reason) = refusal {
             deliver(&socket, &Reply::Refused { reason });
             return;
         }
-        self.clients.insert(self.next, Client { socket, until: now + SILENCE_MAX });
+        self.clients.insert(id, Client { socket, until: now + SILENCE_MAX });
         self.next = self.next.wrapping_add(1);
     }
 
     /// The next request of client `id`. A packet that is none is answered here and ends the connection.
-    pub(crate) fn receive(&mut self, now: Time, id: u64) -> Option<Request> {
+    pub(crate) fn receive(&mut self, now: Time, id: u32, events: &Events) -> Option<Request> {
         let client = self.clients.get_mut(&id)?;
         // One byte more than the longest request: a longer packet shows.
         let mut buffer = [0; HEADER_LEN + Request::MAX_LEN + 1];
         let count = match recv(client.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return None,
             Ok(0) | Err(_) => {
-                self.clients.remove(&id);
+                self.close(id, events);
                 return None;
             }
             Ok(count) => count,
@@ -107,27 +109,35 @@ impl Server {
             }
             Err(error) => {
                 deliver(&client.socket, &Reply::Refused { reason: error.to_string() });
-                self.clients.remove(&id);
+                self.close(id, events);
                 None
             }
         }
     }
 
     /// Sends the answer to client `id`; one that does not take it is closed.
-    pub(crate) fn reply(&mut self, id: u64, reply: &Reply) {
+    pub(crate) fn reply(&mut self, id: u32, reply: &Reply, events: &Events) {
         if self.clients.get(&id).is_some_and(|c| !deliver(&c.socket, reply)) {
-            self.clients.remove(&id);
+            self.close(id, events);
         }
     }
 
     /// Closes clients that were silent too long.
-    pub(crate) fn handle_timeout(&mut self, now: Time) {
-        self.clients.retain(|_, c| c.until > now);
+    pub(crate) fn handle_timeout(&mut self, now: Time, events: &Events) {
+        while let Some(id) = self.clients.iter().find(|(_, c)| c.until <= now).map(|(id, _)| *id) {
+            self.close(id, events);
+        }
     }
 
     /// When [`Server::handle_timeout`] is due next.
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
         self.clients.values().map(|c| c.until).min()
+    }
+
+    fn close(&mut self, id: u32, events: &Events) {
+        if let Some(client) = self.clients.remove(&id) {
+            events.remove(&client.socket);
+        }
     }
 }
 
@@ -143,7 +153,7 @@ mod tests {
     use std::path::PathBuf;
 
     /// A server in a directory that goes with it.
-    struct Place(PathBuf, Server);
+    struct Place(PathBuf, Server, Events);
 
     impl Place {
         fn new(test: &str) -> Place {
@@ -151,14 +161,14 @@ mod tests {
                 std::env::temp_dir().join(format!("evenkeel-control-{}-{test}", std::process::id()));
             fs::create_dir_all(&directory).unwrap();
             let server = Server::listen(&directory.join("s")).unwrap();
-            Place(directory, server)
+            Place(directory, server, Events::new().unwrap())
         }
 
         fn client(&mut self, now: Time) -> OwnedFd {
             let s = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK, None).unwrap();
             let address: UnixAddr = getsockname(self.1.listener.as_raw_fd()).unwrap();
             connect(s.as_raw_fd(), &address).unwrap();
-            self.1.accept(now);
+            self.1.accept(now, &self.2);
             s
         }
     }
@@ -193,11 +203,11 @@ mod tests {
         let client = p.client(at(0));
         assert_eq!(p.1.next_wakeup(), Some(at(10)));
         say(&client, &envelope::encode(&Request::System));
-        assert_eq!(p.1.receive(at(9), 0), Some(Request::System));
-        p.1.handle_timeout(at(18));
-        assert_eq!((p.1.clients().count(), find(&client)), (1, None));
-        p.1.handle_timeout(at(19));
-        assert_eq!((p.1.clients().count(), find(&client)), (0, Some(None)));
+        assert_eq!(p.1.receive(at(9), 0, &p.2), Some(Request::System));
+        p.1.handle_timeout(at(18), &p.2);
+        assert_eq!((p.1.clients.len(), find(&client)), (1, None));
+        p.1.handle_timeout(at(19), &p.2);
+        assert_eq!((p.1.clients.len(), find(&client)), (0, Some(None)));
         assert_eq!(p.1.next_wakeup(), None);
     }
 
@@ -209,9 +219,9 @@ mod tests {
         assert!(matches!(find(&late), Some(Some(Reply::Refused { .. }))));
         assert_eq!(find(&late), Some(None), "and closed");
         clients.pop();
-        assert_eq!(p.1.receive(at(1), CLIENTS_MAX as u64 - 1), None);
+        assert_eq!(p.1.receive(at(1), CLIENTS_MAX as u32 - 1, &p.2), None);
         let next = p.client(at(1));
-        assert_eq!((p.1.clients().count(), find(&next)), (CLIENTS_MAX, None), "a closed one makes room");
+        assert_eq!((p.1.clients.len(), find(&next)), (CLIENTS_MAX, None), "a closed one makes room");
     }
 
     #[test]
@@ -223,11 +233,11 @@ mod tests {
         {
             let client = p.client(at(0));
             say(&client, bytes);
-            assert_eq!(p.1.receive(at(0), id as u64), None);
+            assert_eq!(p.1.receive(at(0), id as u32, &p.2), None);
             assert!(matches!(find(&client), Some(Some(Reply::Refused { .. }))), "{} bytes", bytes.len());
             assert_eq!(find(&client), Some(None));
         }
-        assert_eq!(p.1.receive(at(0), 99), None, "a client that never was");
+        assert_eq!(p.1.receive(at(0), 99, &p.2), None, "a client that never was");
     }
 
     #[test]
@@ -236,8 +246,8 @@ mod tests {
         let _client = p.client(at(0));
         let large = Reply::Refused { reason: "x".repeat(100 * 1024) };
         for _ in 0..100 {
-            p.1.reply(0, &large);
+            p.1.reply(0, &large, &p.2);
         }
-        assert_eq!(p.1.clients().count(), 0);
+        assert_eq!(p.1.clients.len(), 0);
     }
 }

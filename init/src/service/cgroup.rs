@@ -1,8 +1,14 @@
 //! A control group per service: what a service started dies with it.
+//!
+//! Groups are made and opened once, when services are loaded: between a service's death and its successor nothing is
+//! looked up by name.
 
-use std::fs::{self, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::write;
 
 /// The groups' parent, when cgroup2 is mounted and writable.
 pub(crate) struct Cgroups {
@@ -11,12 +17,9 @@ pub(crate) struct Cgroups {
 
 impl Cgroups {
     /// Makes `evenkeel` below the cgroup2 mount `mount`. Without it services run without a group of their own.
-    pub(crate) fn new(mount: &Path) -> (Cgroups, Result<(), std::io::Error>) {
+    pub(crate) fn new(mount: &Path) -> (Cgroups, io::Result<()>) {
         let root = mount.join("evenkeel");
-        let made = fs::metadata(mount.join("cgroup.procs")).and_then(|_| match fs::create_dir(&root) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(()),
-        });
+        let made = fs::metadata(mount.join("cgroup.procs")).and_then(|_| make(&root));
         (Cgroups { root: made.is_ok().then_some(root) }, made)
     }
 
@@ -25,23 +28,40 @@ impl Cgroups {
         Cgroups { root: None }
     }
 
-    /// Makes the group of `service` and opens the file that takes its first process.
+    /// Makes the group of `service`; `None` where there are no groups.
     ///
     /// # Errors
-    /// The kernel's reason; the service can run without.
-    pub(crate) fn enter(&self, service: &str) -> std::io::Result<Option<OwnedFd>> {
+    /// The kernel's reason.
+    pub(crate) fn group(&self, service: &str) -> io::Result<Option<Group>> {
         let Some(root) = &self.root else { return Ok(None) };
-        let group = root.join(service);
-        match fs::create_dir(&group) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
-        OpenOptions::new().write(true).open(group.join("cgroup.procs")).map(|f| Some(f.into()))
+        let path = root.join(service);
+        make(&path)?;
+        let kill = OpenOptions::new().write(true).open(path.join("cgroup.kill"))?;
+        Ok(Some(Group { directory: File::open(path)?, kill }))
+    }
+}
+
+/// One service's group.
+pub(crate) struct Group {
+    directory: File,
+    kill: File,
+}
+
+impl Group {
+    /// What a new process is born into (`CLONE_INTO_CGROUP`).
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
-    /// Kills everything in the group of `service`. True when there is a group and the kernel took the order.
-    pub(crate) fn kill(&self, service: &str) -> bool {
-        let Some(root) = &self.root else { return false };
-        fs::write(root.join(service).join("cgroup.kill"), "1").is_ok()
+    /// Kills everything in the group. True when the kernel took the order.
+    pub(crate) fn kill(&self) -> bool {
+        write(&self.kill, b"1").is_ok()
+    }
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }

@@ -5,14 +5,14 @@
 //! the rings in memory have them. Files are capped; the one before stays as `NAME.log.1`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use proto::control::LogLine;
 use proto::time::Time;
 
 use crate::{clock, sys};
@@ -21,6 +21,8 @@ use crate::{clock, sys};
 const FILE_MAX: u64 = 256 * 1024;
 /// Bytes of one packet to the keeper.
 const PACKET_MAX: usize = 32 * 1024;
+/// Bytes of the time in front of a line and its end.
+const STAMP_LEN: usize = 24;
 /// A keeper that dies is started again, but not more often than this.
 const RESTART_EVERY: Duration = Duration::from_secs(10);
 
@@ -30,7 +32,12 @@ pub(crate) struct Keeper {
     socket: Option<OwnedFd>,
     pid: Option<u32>,
     started: Time,
+    /// Lines that found no room since the last one that did.
     lost: u64,
+    /// The packet being filled; its memory is kept.
+    packet: String,
+    /// Lines in it.
+    lines: u64,
 }
 
 impl Keeper {
@@ -42,34 +49,36 @@ impl Keeper {
             pid: None,
             started: clock::now(),
             lost: 0,
+            packet: String::with_capacity(PACKET_MAX + proto::control::LOG_LINE_MAX),
+            lines: 0,
         };
         keeper.fork();
         keeper
     }
 
-    /// Hands over lines of `service`; those that find no room are counted.
-    pub(crate) fn write(&mut self, service: &str, lines: &[LogLine]) {
-        let mut rest = lines;
-        while !rest.is_empty() {
-            let mut packet = format!("{service}\0");
+    /// Adds a line of `service` to the packet that [`Keeper::flush`] sends. Between two flushes all lines are of one
+    /// service.
+    pub(crate) fn write(&mut self, service: &str, at_ms: u64, text: &str) {
+        if self.lines > 0 && self.packet.len() + text.len() + STAMP_LEN > PACKET_MAX {
+            self.flush();
+        }
+        // Writing into a String cannot fail.
+        if self.lines == 0 {
+            self.packet.clear();
+            let _ = write!(self.packet, "{service}\0");
             if self.lost > 0 {
-                packet.push_str(&format!("({} lines are missing here)\n", self.lost));
+                let _ = writeln!(self.packet, "({} lines are missing here)", self.lost);
             }
-            let mut count = 0;
-            for line in rest {
-                if packet.len() + line.text.len() + 24 > PACKET_MAX && count > 0 {
-                    break;
-                }
-                let (s, ms) = (line.at_ms / 1000, line.at_ms % 1000);
-                packet.push_str(&format!("[{s:>6}.{ms:03}] {}\n", line.text));
-                count += 1;
-            }
-            if self.send(packet.as_bytes()) {
-                self.lost = 0;
-            } else {
-                self.lost = self.lost.saturating_add(count as u64);
-            }
-            rest = rest.get(count..).unwrap_or_default();
+        }
+        let _ = writeln!(self.packet, "[{:>6}.{:03}] {text}", at_ms / 1000, at_ms % 1000);
+        self.lines += 1;
+    }
+
+    /// Hands over what was written; lines that find no room are counted.
+    pub(crate) fn flush(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        if lines > 0 {
+            self.lost = if self.send() { 0 } else { self.lost.saturating_add(lines) };
         }
     }
 
@@ -92,13 +101,13 @@ impl Keeper {
         self.pid.is_none()
     }
 
-    fn send(&mut self, packet: &[u8]) -> bool {
+    fn send(&mut self) -> bool {
         if self.socket.is_none() && clock::now().since(self.started) >= RESTART_EVERY {
             self.fork();
         }
         let Some(socket) = &self.socket else { return false };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        match send(socket.as_raw_fd(), packet, flags) {
+        match send(socket.as_raw_fd(), self.packet.as_bytes(), flags) {
             Ok(_) => true,
             Err(nix::errno::Errno::EAGAIN) => false,
             Err(_) => {

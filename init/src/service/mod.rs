@@ -7,7 +7,19 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod keeper;
+pub(crate) mod load;
 pub(crate) mod output;
 pub(crate) mod spawn;
 pub(crate) mod supervisor;
 pub(crate) mod unit;
+
+/// A service's number: its place in name order, for as long as this program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ServiceId(pub(crate) u16);
+
+impl ServiceId {
+    /// The place in a table of all services.
+    pub(crate) fn index(self) -> usize {
+        self.0.into()
+    }
+}

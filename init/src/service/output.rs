@@ -8,11 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{pipe2, read};
-use proto::control::LogLine;
 
+use super::spawn::nonblocking;
 use crate::clock;
 use crate::ring::{Ring, Splitter};
-use crate::service::spawn::nonblocking;
 
 /// Bytes read from one service before others get their turn: a full pipe.
 const DRAIN_MAX: usize = 64 * 1024;
@@ -34,8 +33,8 @@ impl Capture {
     }
 
     /// The end services write to.
-    pub(crate) fn writer(&self) -> &OwnedFd {
-        &self.writer
+    pub(crate) fn writer(&self) -> BorrowedFd<'_> {
+        self.writer.as_fd()
     }
 
     /// The end to poll.
@@ -43,30 +42,29 @@ impl Capture {
         self.reader.as_fd()
     }
 
-    /// Takes what is in the pipe, [`DRAIN_MAX`] bytes at most, and returns the new lines. With `last`, the writer
-    /// is gone and an unfinished line counts as one.
-    pub(crate) fn drain(&mut self, last: bool) -> Vec<LogLine> {
-        let mut lines = Vec::new();
+    /// Takes what is in the pipe, [`DRAIN_MAX`] bytes at most, and calls `line` with the time and text of each new
+    /// line. With `last`, the writer is gone and an unfinished line counts as one.
+    pub(crate) fn drain(&mut self, last: bool, mut line: impl FnMut(u64, &str)) {
         let at_ms = clock::now_ms();
+        let ring = &mut self.ring;
+        let mut keep = |text: &str| {
+            ring.push(at_ms, text);
+            line(at_ms, text);
+        };
         let mut buffer = [0; 4096];
         let mut taken = 0;
         while taken < DRAIN_MAX {
             match read(self.reader.as_fd(), &mut buffer) {
                 Ok(n) if n > 0 => {
                     taken += n;
-                    let bytes = buffer.get(..n).unwrap_or_default();
-                    self.splitter.feed(bytes, |text| lines.push(LogLine { at_ms, text }));
+                    self.splitter.feed(buffer.get(..n).unwrap_or_default(), &mut keep);
                 }
                 Err(nix::errno::Errno::EINTR) => {}
                 _ => break,
             }
         }
         if last {
-            self.splitter.flush(|text| lines.push(LogLine { at_ms, text }));
+            self.splitter.flush(&mut keep);
         }
-        for line in &lines {
-            self.ring.push(line.clone());
-        }
-        lines
     }
 }

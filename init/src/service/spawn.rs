@@ -1,79 +1,125 @@
-//! From a unit to a process: descriptors, environment, control group, fork.
+//! From a unit to a process.
 //!
-//! There is no pidfd: init is the only one who reaps its children, so a process number is good until init itself
-//! has collected its end, and the end is learnt from SIGCHLD like that of any orphan.
+//! What can be made ahead is made once, when services are loaded ([`Launch`]); a start is two pipes at most and one
+//! clone. A process is known by its pidfd: signals reach it and nobody who got its number later.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use crate::service::cgroup::Cgroups;
-use crate::service::unit::{Readiness, Unit};
+use super::cgroup::{Cgroups, Group};
+use super::output::Capture;
+use super::unit::{Readiness, Unit};
 use crate::sys;
-use crate::sys::child::{Exec, ExecStep, NOTIFY_FD, Stdio};
+use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, Program};
 
 /// What stands in a unit's `tty` for whatever terminal the kernel's own messages go to.
 const KERNEL_CONSOLE: &str = "console";
 
+/// All that a service's starts have in common.
+pub(crate) struct Launch {
+    program: Program,
+    group: Option<Group>,
+    readiness: Readiness,
+    /// What it writes; `None` with a terminal of its own.
+    pub(crate) capture: Option<Capture>,
+}
+
 /// A started service's process.
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    /// Readable when it has ended.
+    pub(crate) pidfd: OwnedFd,
     /// Hangs up when the program runs; gives a step and an errno when it cannot.
     pub(crate) report: Option<OwnedFd>,
     /// Readable when the service tells readiness.
     pub(crate) notify: Option<OwnedFd>,
 }
 
-/// Starts the program of `unit`, with `output` as the end of the pipe its lines go to.
-///
-/// # Errors
-/// Why there is no process. Nothing is left behind.
-pub(crate) fn spawn(unit: &Unit, cgroups: &Cgroups, output: &OwnedFd) -> Result<Process, String> {
-    let fail = |what: &str| {
-        let what = what.to_owned();
-        move |e: io::Error| format!("{what}: {}", sys::errno_text(&e))
-    };
-    let c_string = |s: &str| CString::new(s).map_err(|_| format!("{s:?} contains a NUL byte"));
-    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("cannot make a pipe: {}", e.desc()));
-
-    let program = c_string(unit.command.first().map_or("", String::as_str))?;
-    let arguments = unit.command.iter().map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
-    let stdio = match &unit.tty {
-        Some(tty) => Stdio::Terminal(c_string(&terminal_path(tty))?),
-        None => {
-            // A service that made its end of the pipe non-blocking has done so for its successors too.
-            let flags = fcntl(output.as_fd(), FcntlArg::F_SETFL(OFlag::empty()));
-            flags.map_err(|e| format!("cannot prepare its output: {}", e.desc()))?;
-            let output = output.try_clone().map_err(fail("cannot prepare its output"))?;
-            Stdio::Captured { input: File::open("/dev/null").map_err(fail("/dev/null"))?.into(), output }
-        }
-    };
-    let notify_number = NOTIFY_FD.to_string();
-    let mut variables = BTreeMap::from([("PATH", "/bin"), ("TERM", "dumb")]);
-    variables.extend(unit.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-    let (notify, notify_writer) = match unit.ready {
-        Readiness::Notify => {
-            let (reader, writer) = pipe()?;
-            nonblocking(&reader).map_err(fail("cannot prepare its readiness pipe"))?;
+impl Launch {
+    /// Makes ready what every start of `unit` needs.
+    ///
+    /// # Errors
+    /// Why it cannot be started; nothing is left behind.
+    pub(crate) fn prepare(unit: &Unit, cgroups: &Cgroups) -> Result<Launch, String> {
+        let c_string = |s: &str| CString::new(s).map_err(|_| format!("{s:?} contains a NUL byte"));
+        let path = c_string(unit.command.first().map_or("", String::as_str))?;
+        let arguments = unit.command.iter().map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
+        let (terminal, capture) = match &unit.tty {
+            Some(tty) => (Some(c_string(&terminal_path(tty))?), None),
+            None => (None, Some(Capture::new().map_err(fail("cannot make its output pipe"))?)),
+        };
+        let notify_number = PASSED_FD.to_string();
+        let mut variables = BTreeMap::from([("PATH", "/bin"), ("TERM", "dumb")]);
+        variables.extend(unit.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        if unit.ready == Readiness::Notify {
             variables.insert("NOTIFY_FD", &notify_number);
-            (Some(reader), Some(writer))
         }
-        Readiness::Exec => (None, None),
-    };
-    let environment =
-        variables.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
-    let (report, report_writer) = pipe()?;
-    nonblocking(&report).map_err(fail("cannot prepare its report pipe"))?;
-    let cgroup = cgroups.enter(&unit.name).map_err(fail("cannot make its control group"))?;
-    let exec =
-        Exec { program, arguments, environment, cgroup, stdio, notify: notify_writer, report: report_writer };
-    let pid = sys::child::fork_exec(&exec).map_err(fail("cannot fork"))?;
-    Ok(Process { pid, report: Some(report), notify })
+        let environment =
+            variables.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
+        let group = cgroups.group(&unit.name).map_err(fail("cannot make its control group"))?;
+        let program = Program::new(path, arguments, environment, terminal);
+        Ok(Launch { program, group, readiness: unit.ready, capture })
+    }
+
+    /// Starts the program. `null` is `/dev/null`, open for reading.
+    ///
+    /// # Errors
+    /// Why there is no process. Nothing is left behind.
+    pub(crate) fn start(&self, null: BorrowedFd<'_>) -> Result<Process, String> {
+        let pipe = |what| -> Result<(OwnedFd, OwnedFd), String> {
+            let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("{what}: {}", e.desc()))?;
+            nonblocking(&reader).map_err(fail(what))?;
+            Ok((reader, writer))
+        };
+        let output = match &self.capture {
+            // Not used: the terminal takes its place.
+            None => null,
+            Some(capture) => {
+                // A service that made its end of the pipe non-blocking has done so for its successors too.
+                let flags = fcntl(capture.writer(), FcntlArg::F_SETFL(OFlag::empty()));
+                flags.map_err(|e| format!("cannot prepare its output: {}", e.desc()))?;
+                capture.writer()
+            }
+        };
+        let (report, report_writer) = pipe("cannot make its report pipe")?;
+        let (notify, notify_writer) = match self.readiness {
+            Readiness::Notify => {
+                let (reader, writer) = pipe("cannot make its readiness pipe")?;
+                (Some(reader), Some(writer))
+            }
+            Readiness::Exec => (None, None),
+        };
+        let mut passed = [report_writer.as_fd(); 1];
+        let mut count = 0;
+        for (to, from) in passed.iter_mut().zip(&notify_writer) {
+            *to = from.as_fd();
+            count += 1;
+        }
+        let descriptors = Descriptors {
+            input: null,
+            output,
+            passed: passed.get(..count).unwrap_or_default(),
+            report: report_writer.as_fd(),
+            group: self.group.as_ref().map(Group::directory),
+        };
+        let (pid, pidfd) = child::start(&self.program, &descriptors).map_err(fail("cannot clone"))?;
+        Ok(Process { pid, pidfd, report: Some(report), notify })
+    }
+
+    /// Kills everything in the service's control group. True when there is one and the kernel took the order.
+    pub(crate) fn kill_group(&self) -> bool {
+        self.group.as_ref().is_some_and(Group::kill)
+    }
+}
+
+fn fail(what: &'static str) -> impl Fn(io::Error) -> String {
+    move |e| format!("{what}: {}", sys::errno_text(&e))
 }
 
 /// Words for a report of the child.
@@ -81,7 +127,6 @@ pub(crate) fn failed_step(unit: &Unit, step: ExecStep, errno: i32) -> String {
     let program = unit.command.first().map_or("", String::as_str);
     let what = match step {
         ExecStep::Session => "cannot make its session".to_owned(),
-        ExecStep::Cgroup => "cannot enter its control group".to_owned(),
         ExecStep::Terminal => format!("cannot use terminal {}", unit.tty.as_deref().unwrap_or_default()),
         ExecStep::Descriptors => "cannot prepare its descriptors".to_owned(),
         ExecStep::Program => format!("cannot run {program}"),

@@ -20,13 +20,14 @@
 //!
 //! It does not limit the shutdown as a whole (see `shutdown`), nor does it know processes beyond their number.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use proto::control::{LastExit, ServiceRow, ServiceState};
 use proto::time::Time;
 
-use crate::service::unit::{Readiness, Restart, Unit};
+use super::ServiceId;
+use super::unit::{Readiness, Restart, Unit};
 
 /// The second restart's delay; the first comes at once.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -52,17 +53,72 @@ pub(crate) enum Input {
     Exited { how: LastExit, jitter: u16 },
 }
 
-/// What the shell must do, in this order.
+/// What the shell must do, in this order; notes may wait until the rest is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// Start the process; answer with `Spawned` or `SpawnFailed`.
-    Spawn(String),
+    Spawn(ServiceId),
     /// Send the stop signal.
-    Terminate(String),
+    Terminate(ServiceId),
     /// Kill the process and all its descendants.
-    Kill(String),
+    Kill(ServiceId),
     /// Tell the log.
-    Note { name: String, bad: bool, text: String },
+    Note(ServiceId, Note),
+}
+
+/// What the log is told of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    Ready { after: Duration },
+    NotReady { limit: Duration },
+    StopIgnored { limit: Duration },
+    Ended { how: LastExit, asked: bool, next: Following },
+}
+
+/// What follows the end of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Following {
+    Stopped,
+    StartAsAsked,
+    StartAtOnce,
+    StartIn(Duration),
+    NoStart,
+}
+
+impl Note {
+    /// Whether it is something that should not be.
+    pub(crate) fn is_bad(&self) -> bool {
+        match self {
+            Note::Ready { .. } => false,
+            Note::NotReady { .. } | Note::StopIgnored { .. } => true,
+            Note::Ended { how, asked, .. } => !asked && *how != LastExit::Code(0),
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Ready { after } => write!(f, "ready after {} ms", after.as_millis()),
+            Note::NotReady { limit } => write!(f, "not ready after {} s, stopping it", limit.as_secs()),
+            Note::StopIgnored { limit } => {
+                write!(f, "still there {} s after its stop signal, killing it", limit.as_secs())
+            }
+            Note::Ended { how, next, .. } => write!(f, "ended ({how}), {next}"),
+        }
+    }
+}
+
+impl fmt::Display for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Following::Stopped => f.write_str("stopped"),
+            Following::StartAsAsked => f.write_str("starting again as asked"),
+            Following::StartAtOnce => f.write_str("starting again at once"),
+            Following::StartIn(delay) => write!(f, "starting again in {} ms", delay.as_millis()),
+            Following::NoStart => f.write_str("not started again"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +156,10 @@ enum Next {
 
 struct Service {
     unit: Unit,
+    /// Numbers of the unit's `after`, those that do not exist left out.
+    after: Vec<ServiceId>,
+    /// Numbers of the unit's `requires`.
+    requires: Vec<ServiceId>,
     state: State,
     since: Time,
     pid: Option<u32>,
@@ -118,14 +178,22 @@ struct Service {
 
 /// All accepted services.
 pub(crate) struct Supervisor {
-    services: BTreeMap<String, Service>,
+    /// In name order; a service's number is its place.
+    services: Vec<Service>,
     going_down: bool,
 }
 
 impl Supervisor {
-    /// Every unit waits; [`Supervisor::start`] sets them going. References must be free of cycles (`unit::check`).
+    /// Every unit waits; [`Supervisor::start`] sets them going. Units are in name order and references free of cycles
+    /// (`unit::check`).
     pub(crate) fn new(now: Time, units: Vec<Unit>) -> Supervisor {
+        let names: Vec<String> = units.iter().map(|u| u.name.clone()).collect();
+        let numbers = |wanted: &[String]| {
+            wanted.iter().filter_map(|name| find(names.iter().map(String::as_str), name)).collect()
+        };
         let service = |unit: Unit| Service {
+            after: numbers(&unit.after),
+            requires: numbers(&unit.requires),
             unit,
             state: State::Waiting,
             since: now,
@@ -137,8 +205,12 @@ impl Supervisor {
             not_executed: None,
             last_exit: None,
         };
-        let services = units.into_iter().map(|u| (u.name.clone(), service(u))).collect();
-        Supervisor { services, going_down: false }
+        Supervisor { services: units.into_iter().map(service).collect(), going_down: false }
+    }
+
+    /// The number of the service `name`.
+    pub(crate) fn find(&self, name: &str) -> Option<ServiceId> {
+        find(self.services.iter().map(|s| s.unit.name.as_str()), name)
     }
 
     /// Starts what waits for nobody.
@@ -147,27 +219,27 @@ impl Supervisor {
     }
 
     /// The unit of a service, to run it.
-    pub(crate) fn unit(&self, name: &str) -> Option<&Unit> {
-        self.services.get(name).map(|s| &s.unit)
+    pub(crate) fn unit(&self, id: ServiceId) -> Option<&Unit> {
+        self.services.get(id.index()).map(|s| &s.unit)
     }
 
-    /// Takes what happened to the service `name`. An event that does not fit its state changes nothing.
-    pub(crate) fn handle(&mut self, now: Time, name: &str, input: Input, out: &mut Vec<Output>) {
+    /// Takes what happened to the service `id`. An event that does not fit its state changes nothing.
+    pub(crate) fn handle(&mut self, now: Time, id: ServiceId, input: Input, out: &mut Vec<Output>) {
         let going_down = self.going_down;
-        let Some(s) = self.services.get_mut(name) else { return };
+        let Some(s) = self.services.get_mut(id.index()) else { return };
         match input {
             Input::Spawned { pid } => s.pid = Some(pid),
             Input::SpawnFailed { why, jitter } => {
-                s.ended(now, LastExit::NotStarted(why), jitter, going_down, out);
+                s.ended(now, id, LastExit::NotStarted(why), jitter, going_down, out);
             }
-            Input::Executed if s.unit.ready == Readiness::Exec => s.becomes_ready(now, out),
+            Input::Executed if s.unit.ready == Readiness::Exec => s.becomes_ready(now, id, out),
             Input::Executed => {}
             Input::ExecFailed { why } => s.not_executed = Some(why),
-            Input::Notified if s.unit.ready == Readiness::Notify => s.becomes_ready(now, out),
+            Input::Notified if s.unit.ready == Readiness::Notify => s.becomes_ready(now, id, out),
             Input::Notified => {}
             Input::Exited { how, jitter } => {
                 let how = s.not_executed.take().map_or(how, LastExit::NotStarted);
-                s.ended(now, how, jitter, going_down, out);
+                s.ended(now, id, how, jitter, going_down, out);
             }
         }
         self.advance(now, out);
@@ -181,13 +253,12 @@ impl Supervisor {
         if self.going_down {
             return Err("the system is going down".to_owned());
         }
-        let waits_for = self.waits_for(name);
-        let Some(s) = self.services.get_mut(name) else {
-            return Err(format!("there is no service {name:?}"));
-        };
+        let id = self.find(name).ok_or_else(|| format!("there is no service {name:?}"))?;
+        let waits_for = self.waits_for(id);
+        let Some(s) = self.services.get_mut(id.index()) else { return Ok(()) };
         match &mut s.state {
             State::Waiting => return Err(format!("{name} has not been started yet: it {waits_for}")),
-            State::Starting { .. } | State::Ready => s.stop(now, Next::Restart, out),
+            State::Starting { .. } | State::Ready => s.stop(now, id, Next::Restart, out),
             State::Stopping { next, .. } => *next = Next::Restart,
             State::Backoff { .. } | State::Finished | State::Stopped => s.enter(now, State::Waiting),
         }
@@ -199,7 +270,7 @@ impl Supervisor {
     /// Stops everything, what comes last first. Nothing is started any more.
     pub(crate) fn stop_all(&mut self, now: Time, out: &mut Vec<Output>) {
         self.going_down = true;
-        for s in self.services.values_mut() {
+        for s in &mut self.services {
             match &mut s.state {
                 State::Waiting | State::Backoff { .. } | State::Finished => s.enter(now, State::Stopped),
                 State::Stopping { next, .. } => *next = Next::Rest,
@@ -211,36 +282,31 @@ impl Supervisor {
 
     /// Whether [`Supervisor::stop_all`] has done its work.
     pub(crate) fn all_stopped(&self) -> bool {
-        self.going_down && self.services.values().all(|s| s.state == State::Stopped)
+        self.going_down && self.services.iter().all(|s| s.state == State::Stopped)
     }
 
     /// Names of the services whose process is still there.
     pub(crate) fn running(&self) -> Vec<String> {
-        self.services.values().filter(|s| s.pid.is_some()).map(|s| s.unit.name.clone()).collect()
+        self.services.iter().filter(|s| s.pid.is_some()).map(|s| s.unit.name.clone()).collect()
     }
 
     /// Does what is due at `now`.
     pub(crate) fn handle_timeout(&mut self, now: Time, out: &mut Vec<Output>) {
-        for s in self.services.values_mut() {
+        for (id, s) in (0..).map(ServiceId).zip(&mut self.services) {
             match &mut s.state {
                 State::Starting { deadline } if *deadline <= now => {
                     s.attempted = true;
-                    let text = format!("not ready after {} s, stopping it", s.unit.ready_timeout.as_secs());
-                    out.push(s.note(true, text));
-                    s.stop(now, Next::Policy, out);
+                    out.push(Output::Note(id, Note::NotReady { limit: s.unit.ready_timeout }));
+                    s.stop(now, id, Next::Policy, out);
                 }
                 State::Stopping { deadline, killed, .. } if *deadline <= now => {
                     // A process in an uninterruptible wait survives its kill: said once, repeated quietly.
                     let first = !std::mem::replace(killed, true);
                     *deadline = now + s.unit.stop_timeout;
                     if first {
-                        let text = format!(
-                            "still there {} s after its stop signal, killing it",
-                            s.unit.stop_timeout.as_secs()
-                        );
-                        out.push(s.note(true, text));
+                        out.push(Output::Note(id, Note::StopIgnored { limit: s.unit.stop_timeout }));
                     }
-                    out.push(Output::Kill(s.unit.name.clone()));
+                    out.push(Output::Kill(id));
                 }
                 State::Backoff { until } if *until <= now => s.enter(now, State::Waiting),
                 _ => {}
@@ -251,17 +317,17 @@ impl Supervisor {
 
     /// When [`Supervisor::handle_timeout`] is due next.
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
-        self.services.values().filter_map(Service::deadline).min()
+        self.services.iter().filter_map(Service::deadline).min()
     }
 
     /// A row per service, in name order.
     pub(crate) fn rows(&self, now: Time) -> Vec<ServiceRow> {
-        self.services.values().map(|s| self.row(now, s)).collect()
+        (0..).map(ServiceId).zip(&self.services).map(|(id, s)| self.row(now, id, s)).collect()
     }
 
-    fn row(&self, now: Time, s: &Service) -> ServiceRow {
+    fn row(&self, now: Time, id: ServiceId, s: &Service) -> ServiceRow {
         let (state, detail) = match &s.state {
-            State::Waiting => (ServiceState::Waiting, self.waits_for(&s.unit.name)),
+            State::Waiting => (ServiceState::Waiting, self.waits_for(id)),
             State::Starting { deadline } => {
                 (ServiceState::Starting, format!("has {} s left to become ready", left_s(*deadline, now)))
             }
@@ -290,71 +356,74 @@ impl Supervisor {
     /// Starts and stops what the present states allow, until nothing more follows.
     fn advance(&mut self, now: Time, out: &mut Vec<Output>) {
         // Each round moves one service one state onwards, and no state is entered twice without an input.
-        while let Some(name) = self.next_move() {
-            let Some(s) = self.services.get_mut(&name) else { return };
+        while let Some(id) = self.next_move() {
+            let Some(s) = self.services.get_mut(id.index()) else { return };
             if self.going_down {
-                s.stop(now, Next::Rest, out);
+                s.stop(now, id, Next::Rest, out);
             } else {
                 s.starts = s.starts.saturating_add(1);
                 let deadline = now + s.unit.ready_timeout;
                 s.enter(now, State::Starting { deadline });
-                out.push(Output::Spawn(name));
+                out.push(Output::Spawn(id));
             }
         }
     }
 
     /// A service that may be started, or when everything goes down, one that may be stopped.
-    fn next_move(&self) -> Option<String> {
-        let may_move = |s: &&Service| match (&s.state, self.going_down) {
+    fn next_move(&self) -> Option<ServiceId> {
+        let may_move = |id: ServiceId, s: &Service| match (&s.state, self.going_down) {
             (State::Waiting, false) => s.was_ready || self.blockers(s).next().is_none(),
-            (State::Starting { .. } | State::Ready, true) => self.dependants_gone(&s.unit.name),
+            (State::Starting { .. } | State::Ready, true) => self.dependants_gone(id),
             _ => false,
         };
-        self.services.values().find(may_move).map(|s| s.unit.name.clone())
+        (0..).map(ServiceId).zip(&self.services).find(|(id, s)| may_move(*id, s)).map(|(id, _)| id)
+    }
+
+    fn get(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.index())
     }
 
     /// What keeps `s` from its first start.
-    fn blockers<'a>(&'a self, s: &'a Service) -> impl Iterator<Item = &'a str> {
-        let required =
-            s.unit.requires.iter().filter(|r| !self.services.get(*r).is_some_and(Service::satisfied));
-        let ordered = s.unit.after.iter().filter(|a| !self.settled(a));
-        required.chain(ordered).map(String::as_str)
+    fn blockers<'a>(&'a self, s: &'a Service) -> impl Iterator<Item = ServiceId> {
+        let required = s.requires.iter().filter(|r| !self.get(**r).is_some_and(Service::satisfied));
+        let ordered = s.after.iter().filter(|a| !self.settled(**a));
+        required.chain(ordered).copied()
     }
 
-    /// Whether nothing more is to be expected of `name` for those that come after it.
-    fn settled(&self, name: &str) -> bool {
-        let Some(s) = self.services.get(name) else { return true };
+    /// Whether nothing more is to be expected of `id` for those that come after it.
+    fn settled(&self, id: ServiceId) -> bool {
+        let Some(s) = self.get(id) else { return true };
         match s.state {
-            State::Waiting if !s.attempted => s
-                .unit
-                .requires
-                .iter()
-                .any(|r| self.settled(r) && !self.services.get(r).is_some_and(Service::satisfied)),
+            State::Waiting if !s.attempted => {
+                s.requires.iter().any(|r| self.settled(*r) && !self.get(*r).is_some_and(Service::satisfied))
+            }
             State::Starting { .. } => s.attempted,
             _ => true,
         }
     }
 
-    fn dependants_gone(&self, name: &str) -> bool {
-        let depends = |s: &Service| s.unit.after.iter().chain(&s.unit.requires).any(|n| n == name);
-        self.services.values().filter(|s| depends(s)).all(|s| s.state == State::Stopped)
+    fn dependants_gone(&self, id: ServiceId) -> bool {
+        let depends = |s: &&Service| s.after.contains(&id) || s.requires.contains(&id);
+        self.services.iter().filter(depends).all(|s| s.state == State::Stopped)
     }
 
-    fn waits_for(&self, name: &str) -> String {
-        let Some(s) = self.services.get(name) else { return String::new() };
-        let names: Vec<_> = self.blockers(s).collect();
+    fn waits_for(&self, id: ServiceId) -> String {
+        let Some(s) = self.get(id) else { return String::new() };
+        let name = |id| self.unit(id).map_or("", |u| u.name.as_str());
+        let names: Vec<_> = self.blockers(s).map(name).collect();
         format!("waits for {}", names.join(", "))
     }
+}
+
+/// The place of `name` among sorted names.
+fn find<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Option<ServiceId> {
+    (0..).map(ServiceId).zip(names).find(|(_, n)| *n == name).map(|(id, _)| id)
 }
 
 impl Service {
     fn enter(&mut self, now: Time, state: State) {
         self.state = state;
         self.since = now;
-    }
-
-    fn note(&self, bad: bool, text: String) -> Output {
-        Output::Note { name: self.unit.name.clone(), bad, text }
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -371,27 +440,35 @@ impl Service {
             || (self.state == State::Finished && self.last_exit == Some(LastExit::Code(0)))
     }
 
-    fn becomes_ready(&mut self, now: Time, out: &mut Vec<Output>) {
+    fn becomes_ready(&mut self, now: Time, id: ServiceId, out: &mut Vec<Output>) {
         if matches!(self.state, State::Starting { .. }) {
-            let after = now.since(self.since).as_millis();
+            let after = now.since(self.since);
             self.enter(now, State::Ready);
             self.was_ready = true;
-            out.push(self.note(false, format!("ready after {after} ms")));
+            out.push(Output::Note(id, Note::Ready { after }));
         }
     }
 
     /// Asks the process to stop. Without a process there is nothing to wait for.
-    fn stop(&mut self, now: Time, next: Next, out: &mut Vec<Output>) {
+    fn stop(&mut self, now: Time, id: ServiceId, next: Next, out: &mut Vec<Output>) {
         if self.pid.is_none() {
             self.enter(now, if next == Next::Rest { State::Stopped } else { State::Waiting });
             return;
         }
         let deadline = now + self.unit.stop_timeout;
         self.enter(now, State::Stopping { deadline, killed: false, next });
-        out.push(Output::Terminate(self.unit.name.clone()));
+        out.push(Output::Terminate(id));
     }
 
-    fn ended(&mut self, now: Time, how: LastExit, jitter: u16, going_down: bool, out: &mut Vec<Output>) {
+    fn ended(
+        &mut self,
+        now: Time,
+        id: ServiceId,
+        how: LastExit,
+        jitter: u16,
+        going_down: bool,
+        out: &mut Vec<Output>,
+    ) {
         self.pid = None;
         self.not_executed = None;
         let next = match self.state {
@@ -416,25 +493,21 @@ impl Service {
             Restart::Never => false,
         };
         let asked = matches!(self.state, State::Stopping { .. }) && next != Next::Policy;
-        let (state, what) = match next {
-            Next::Rest => (State::Stopped, "stopped".to_owned()),
-            Next::Restart => (State::Waiting, "starting again as asked".to_owned()),
-            Next::Policy if !wanted => (State::Finished, "not started again".to_owned()),
+        let (state, following) = match next {
+            Next::Rest => (State::Stopped, Following::Stopped),
+            Next::Restart => (State::Waiting, Following::StartAsAsked),
+            Next::Policy if !wanted => (State::Finished, Following::NoStart),
             Next::Policy => {
                 let delay = backoff(self.failures, jitter);
                 self.failures = self.failures.saturating_add(1);
                 if delay.is_zero() {
-                    (State::Waiting, "starting again at once".to_owned())
+                    (State::Waiting, Following::StartAtOnce)
                 } else {
-                    (
-                        State::Backoff { until: now + delay },
-                        format!("starting again in {} ms", delay.as_millis()),
-                    )
+                    (State::Backoff { until: now + delay }, Following::StartIn(delay))
                 }
             }
         };
-        let bad = !asked && how != LastExit::Code(0);
-        out.push(self.note(bad, format!("ended ({how}), {what}")));
+        out.push(Output::Note(id, Note::Ended { how: how.clone(), asked, next: following }));
         self.last_exit = Some(how);
         self.enter(now, state);
     }

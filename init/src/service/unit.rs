@@ -13,7 +13,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 /// Services of one image; the rows of all of them must fit one control packet.
-pub(crate) const SERVICES_MAX: usize = 64;
+pub(crate) const SERVICES_MAX: usize = 128;
 /// Bytes of a service file; real ones have a few hundred.
 pub(crate) const FILE_MAX: usize = 16 * 1024;
 /// Words of a command, entries of an environment, names in `after` or `requires`.

@@ -2,9 +2,10 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use libc::c_int;
+use proto::control::LastExit;
 
 use super::check;
 
@@ -28,40 +29,61 @@ pub(crate) fn fork_job(keep: &[RawFd], job: impl FnOnce() -> i32) -> io::Result<
     }
 }
 
-/// What the child of [`fork_exec`] needs, made before the fork because the child must not allocate.
-pub(crate) struct Exec {
-    pub(crate) program: CString,
-    pub(crate) arguments: Vec<CString>,
-    pub(crate) environment: Vec<CString>,
-    /// `cgroup.procs` of the service's own group.
-    pub(crate) cgroup: Option<OwnedFd>,
-    /// Standard input, output and error.
-    pub(crate) stdio: Stdio,
-    /// Becomes [`NOTIFY_FD`].
-    pub(crate) notify: Option<OwnedFd>,
-    /// Closed by a successful exec; gets a [`ExecStep`] and an errno otherwise.
-    pub(crate) report: OwnedFd,
+/// A program with everything its exec needs, made once: nothing between a death and the next exec allocates.
+pub(crate) struct Program {
+    path: CString,
+    /// Pointers into the strings of `_strings`, each list ended by a null pointer.
+    arguments: Box<[*const libc::c_char]>,
+    environment: Box<[*const libc::c_char]>,
+    _strings: Box<[CString]>,
+    /// The terminal that becomes its standard streams and its session's own.
+    terminal: Option<CString>,
 }
 
-/// Where a service's standard streams go.
-pub(crate) enum Stdio {
-    /// `/dev/null` to read, one pipe to write.
-    Captured { input: OwnedFd, output: OwnedFd },
-    /// The controlling terminal at this path.
-    Terminal(CString),
+impl Program {
+    /// Prepares `path` with its arguments and environment.
+    pub(crate) fn new(
+        path: CString,
+        arguments: Vec<CString>,
+        environment: Vec<CString>,
+        terminal: Option<CString>,
+    ) -> Program {
+        // A CString's bytes stay where they are when it is moved.
+        let list = |strings: &[CString]| {
+            strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Box<[_]>>()
+        };
+        let (argument_list, environment_list) = (list(&arguments), list(&environment));
+        let strings = arguments.into_iter().chain(environment).collect();
+        Program { path, arguments: argument_list, environment: environment_list, _strings: strings, terminal }
+    }
 }
 
-/// The descriptor a service tells its readiness on.
-pub(crate) const NOTIFY_FD: RawFd = 3;
+/// The descriptors of a new process. All of them stay the caller's.
+pub(crate) struct Descriptors<'a> {
+    /// Standard input; not used with a terminal.
+    pub(crate) input: BorrowedFd<'a>,
+    /// Standard output and error; not used with a terminal.
+    pub(crate) output: BorrowedFd<'a>,
+    /// What it gets from [`PASSED_FD`] on, in this order; at most [`PASSED_MAX`].
+    pub(crate) passed: &'a [BorrowedFd<'a>],
+    /// Closed by a successful exec; gets an [`ExecStep`] and an errno otherwise.
+    pub(crate) report: BorrowedFd<'a>,
+    /// The control group's directory it is born into.
+    pub(crate) group: Option<BorrowedFd<'a>>,
+}
+
+/// The first descriptor behind the standard streams.
+pub(crate) const PASSED_FD: RawFd = 3;
+/// Descriptors one service may be given beside its standard streams.
+pub(crate) const PASSED_MAX: usize = 16;
 /// Descriptors below this are the child's own; its sources are moved above it first.
-const SOURCE_FD_MIN: c_int = 16;
+const SOURCE_FD_MIN: c_int = PASSED_FD + PASSED_MAX as c_int;
 
 /// The steps of the child, in the order of their numbers on the report pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum ExecStep {
     Session = 1,
-    Cgroup = 2,
     Terminal = 3,
     Descriptors = 4,
     Program = 5,
@@ -73,7 +95,6 @@ impl ExecStep {
         let [step, a, b, c, d] = *report.first_chunk::<5>()?;
         let step = match step {
             1 => ExecStep::Session,
-            2 => ExecStep::Cgroup,
             3 => ExecStep::Terminal,
             4 => ExecStep::Descriptors,
             5 => ExecStep::Program,
@@ -83,83 +104,185 @@ impl ExecStep {
     }
 }
 
-/// Forks and executes `exec`. Returns the child's number; how far it came is told on the report pipe.
-pub(crate) fn fork_exec(exec: &Exec) -> io::Result<u32> {
-    let pointers = |strings: &[CString]| {
-        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+/// `struct clone_args` of linux/sched.h, version 2.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// Starts `program` in a process of its own: clone3(2), straight into its control group. Returns its number and its
+/// pidfd; how far it came is told on the report pipe.
+///
+/// Memory is copied, not shared: a child that shares it would suspend PID 1 until its exec, which may wait for a disk.
+pub(crate) fn start(program: &Program, descriptors: &Descriptors<'_>) -> io::Result<(u32, OwnedFd)> {
+    let mut pidfd: c_int = -1;
+    let mut arguments = CloneArgs {
+        // Handlers of this process must not run in the child.
+        flags: libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
     };
-    let (arguments, environment) = (pointers(&exec.arguments), pointers(&exec.environment));
-    // SAFETY: init has one thread; the child calls async-signal-safe functions only, until it executes or exits.
-    match check(unsafe { libc::fork() })? {
+    if let Some(group) = &descriptors.group {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: the kernel reads one CloneArgs of this size and writes one int to `pidfd`. Without a stack the child
+    // runs on a copy of this one, like after fork(2). init has one thread; the child makes async-signal-safe calls
+    // only, until it executes or exits.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) } as c_int;
+    match check(pid)? {
         0 => {
-            let (step, error) = prepare_and_exec(exec, &arguments, &environment);
+            let (step, error) = prepare_and_exec(program, descriptors);
             let errno = error.raw_os_error().unwrap_or(0).to_le_bytes();
             let report = [step as u8, errno[0], errno[1], errno[2], errno[3]];
             // SAFETY: the buffer is five bytes long; _exit never returns.
             unsafe {
-                libc::write(exec.report.as_raw_fd(), report.as_ptr().cast(), report.len());
+                libc::write(descriptors.report.as_raw_fd(), report.as_ptr().cast(), report.len());
                 libc::_exit(127)
             }
         }
-        pid => Ok(pid.cast_unsigned()),
+        pid => Ok((pid.cast_unsigned(), super::owned(pidfd))),
     }
 }
 
-/// The child's way from fork to exec. Returns only when a step failed.
-fn prepare_and_exec(
-    exec: &Exec,
-    arguments: &[*const libc::c_char],
-    environment: &[*const libc::c_char],
-) -> (ExecStep, io::Error) {
+/// The child's way from clone to exec. Returns only when a step failed.
+fn prepare_and_exec(program: &Program, descriptors: &Descriptors<'_>) -> (ExecStep, io::Error) {
     let run = || -> Result<(), (ExecStep, io::Error)> {
         let at = |step| move |error| (step, error);
-        default_signals();
+        unblock_signals();
         // SAFETY: integers only.
         check(unsafe { libc::setsid() }).map_err(at(ExecStep::Session))?;
-        if let Some(procs) = &exec.cgroup {
-            // SAFETY: writes one byte from a constant; "0" stands for the writer itself.
-            let written = unsafe { libc::write(procs.as_raw_fd(), b"0".as_ptr().cast(), 1) };
-            check(written as c_int).map_err(at(ExecStep::Cgroup))?;
-        }
-        let (input, output) = match &exec.stdio {
-            Stdio::Captured { input, output } => (input.as_raw_fd(), output.as_raw_fd()),
-            Stdio::Terminal(path) => {
-                let fd = open_terminal(path).map_err(at(ExecStep::Terminal))?;
-                (fd, fd)
-            }
-        };
-        let place = || -> io::Result<()> {
-            // A source may have the number of another one's target: all move out of the way first.
-            let input = move_up(input)?;
-            let output = move_up(output)?;
-            let notify = exec.notify.as_ref().map(|n| move_up(n.as_raw_fd())).transpose()?;
-            move_to(input, 0)?;
-            move_to(output, 1)?;
-            move_to(output, 2)?;
-            if let Some(notify) = notify {
-                move_to(notify, NOTIFY_FD)?;
-            }
-            let first_unused = if notify.is_some() { NOTIFY_FD + 1 } else { NOTIFY_FD };
-            // Everything of init's is close-on-exec already; this also covers what a kernel call forgot.
-            // SAFETY: integers only.
-            let r = unsafe {
-                libc::syscall(libc::SYS_close_range, first_unused, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-            };
-            check(r as c_int).map(drop)
-        };
-        place().map_err(at(ExecStep::Descriptors))?;
+        place(program, descriptors)?;
         // SAFETY: a constant mask and a constant path.
         unsafe {
             libc::umask(0o022);
             libc::chdir(c"/".as_ptr());
         }
-        // SAFETY: all three are NUL-terminated, the arrays end with a null pointer, and `exec` outlives the call.
-        unsafe { libc::execve(exec.program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+        // SAFETY: all three are NUL-terminated, the lists end with a null pointer, and `program` outlives the call.
+        unsafe {
+            libc::execve(program.path.as_ptr(), program.arguments.as_ptr(), program.environment.as_ptr())
+        };
         Err((ExecStep::Program, io::Error::last_os_error()))
     };
     match run() {
         Err(failure) => failure,
         Ok(()) => (ExecStep::Program, io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+/// Puts every descriptor where the program looks for it and keeps the others from it.
+fn place(program: &Program, descriptors: &Descriptors<'_>) -> Result<(), (ExecStep, io::Error)> {
+    let (input, output) = match &program.terminal {
+        None => (descriptors.input.as_raw_fd(), descriptors.output.as_raw_fd()),
+        Some(path) => {
+            let fd = open_terminal(path).map_err(|error| (ExecStep::Terminal, error))?;
+            (fd, fd)
+        }
+    };
+    let place = || -> io::Result<()> {
+        // A source may have the number of another one's target: all move out of the way first.
+        let input = move_up(input)?;
+        let output = move_up(output)?;
+        let mut passed = [-1; PASSED_MAX];
+        for (to, from) in passed.iter_mut().zip(descriptors.passed) {
+            *to = move_up(from.as_raw_fd())?;
+        }
+        move_to(input, 0)?;
+        move_to(output, 1)?;
+        move_to(output, 2)?;
+        let mut next = PASSED_FD;
+        for source in passed.into_iter().take_while(|fd| *fd >= 0) {
+            move_to(source, next)?;
+            next += 1;
+        }
+        // Everything of init's is close-on-exec already; this also covers what a kernel call forgot.
+        // SAFETY: integers only.
+        let r = unsafe { libc::syscall(libc::SYS_close_range, next, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        check(r as c_int).map(drop)
+    };
+    place().map_err(|error| (ExecStep::Descriptors, error))
+}
+
+/// Sends `signal` to the very process that `pidfd` stands for.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo stands for the one kill(2) makes.
+    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, no_info, 0) };
+    check(r as c_int).map(drop)
+}
+
+/// Whom to collect.
+#[derive(Clone, Copy)]
+pub(crate) enum Whom<'a> {
+    /// The process of a pidfd.
+    This(BorrowedFd<'a>),
+    /// Any child.
+    Any,
+}
+
+/// Collects a child that has ended: its number and how. `None` when there is none to collect now.
+///
+/// Not nix's `waitid`: it calls the end by a real-time signal an error, after the child was collected.
+pub(crate) fn collect(whom: Whom<'_>) -> Option<(u32, LastExit)> {
+    let (kind, id) = match whom {
+        Whom::This(pidfd) => (libc::P_PIDFD, pidfd.as_raw_fd().cast_unsigned()),
+        Whom::Any => (libc::P_ALL, 0),
+    };
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one siginfo_t.
+    let r = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    if r != 0 {
+        return None;
+    }
+    // SAFETY: waitid fills these members; with WNOHANG and nobody to collect the number stays 0.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let how =
+        if info.si_code == libc::CLD_EXITED { LastExit::Code(status) } else { LastExit::Signal(status) };
+    (pid > 0).then_some((pid.cast_unsigned(), how))
+}
+
+/// Whether this process has children, collected or not.
+pub(crate) fn has_children() -> bool {
+    // SAFETY: a null siginfo is allowed; WNOWAIT leaves everything as it is.
+    let r = unsafe {
+        libc::waitid(libc::P_ALL, 0, std::ptr::null_mut(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
+    };
+    r == 0
+}
+
+/// Signals at their default action, but for SIGPIPE: whatever started this program, it begins like this, and its
+/// children have one signal less to set right.
+pub(crate) fn begin_with_default_signals() {
+    default_signals();
+    // SAFETY: SIG_IGN is a valid disposition. A write to a closed pipe is an error to handle, not an end.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// What a child of [`start`] has to undo: CLONE_CLEAR_SIGHAND has reset what had a handler.
+fn unblock_signals() {
+    // SAFETY: SIG_DFL is a valid disposition; an all-zero sigset is the empty set, and sigemptyset initialises it.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
 }
 

@@ -4,6 +4,8 @@
 //! are the kernel's, callers name the object.
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod allocations;
 pub(crate) mod block;
 pub(crate) mod child;
 pub(crate) mod net;

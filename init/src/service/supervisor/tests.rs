@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::service::unit::StopSignal;
 
@@ -50,21 +52,27 @@ impl World {
     fn take(&mut self, out: Vec<Output>) {
         for order in out {
             match order {
-                Output::Spawn(name) => {
+                Output::Spawn(id) => {
+                    let name = self.name(id);
                     self.orders.push(format!("spawn {name}"));
                     self.next_pid += 1;
                     self.event(&name, Input::Spawned { pid: self.next_pid });
                 }
-                Output::Terminate(name) => self.orders.push(format!("term {name}")),
-                Output::Kill(name) => self.orders.push(format!("kill {name}")),
-                Output::Note { .. } => {}
+                Output::Terminate(id) => self.orders.push(format!("term {}", self.name(id))),
+                Output::Kill(id) => self.orders.push(format!("kill {}", self.name(id))),
+                Output::Note(..) => {}
             }
         }
     }
 
+    fn name(&self, id: ServiceId) -> String {
+        self.supervisor.unit(id).unwrap().name.clone()
+    }
+
     fn event(&mut self, name: &str, input: Input) {
         let mut out = Vec::new();
-        self.supervisor.handle(self.now, name, input, &mut out);
+        let id = self.supervisor.find(name).unwrap();
+        self.supervisor.handle(self.now, id, input, &mut out);
         self.take(out);
     }
 
@@ -347,7 +355,9 @@ fn stray_events_change_nothing() {
     w.orders();
     w.event("b", Input::Notified);
     w.event("b", Input::Exited { how: CRASH, jitter: 0 });
-    w.event("nobody", Input::Notified);
+    let mut out = Vec::new();
+    w.supervisor.handle(w.now, ServiceId(2), Input::Notified, &mut out);
+    assert!(out.is_empty(), "a number that nobody has");
     assert_eq!((w.state("b"), w.row("b").last_exit), (ServiceState::Waiting, None));
     assert!(w.orders().is_empty());
 }
