@@ -21,6 +21,7 @@ show services          programs on this node
 show log [SERVICE]     last lines of its output, or of init's own (-n LINES)
 restart SERVICE        stop a service and start it again
 reboot, power-off      stop everything in order (asks first; --yes does not)
+init re-exec [FILE]    init becomes FILE, or itself anew; services run on
 version                the release
 help, ?                this list; \"show ?\" lists what can be shown
 ";
@@ -29,7 +30,7 @@ help, ?                this list; \"show ?\" lists what can be shown
 pub(crate) const HELP_SHOW: &str = "show state|ports|vips|peers|services|log [SERVICE] [-n LINES]\n";
 
 /// Words offered by Tab at the first and the second place.
-const VERBS: [&str; 8] = ["exit", "help", "power-off", "reboot", "restart", "show", "version", "?"];
+const VERBS: [&str; 9] = ["exit", "help", "init", "power-off", "reboot", "restart", "show", "version", "?"];
 const SUBJECTS: [&str; 6] = ["log", "peers", "ports", "services", "state", "vips"];
 
 /// Reads the state of this node and changes what may be changed by hand.
@@ -68,6 +69,11 @@ pub(crate) enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// What concerns the node's first process.
+    Init {
+        #[command(subcommand)]
+        what: Init,
+    },
     /// The release.
     Version,
     /// List the commands.
@@ -88,6 +94,17 @@ pub(crate) enum Command {
     /// Leave the shell.
     #[command(hide = true, alias = "quit", alias = "logout")]
     Exit,
+}
+
+/// What `init` can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub(crate) enum Init {
+    /// Let another program take over as the first process while services run.
+    ReExec {
+        /// Its absolute path; the running one when left out.
+        file: Option<String>,
+    },
 }
 
 /// What `show` can print. A beginning of the word is enough.
@@ -185,6 +202,7 @@ pub(crate) fn complete(line: &str) -> (usize, Vec<&'static str>) {
     let choices: &[&'static str] = match before.as_slice() {
         [] => &VERBS,
         ["show"] => &SUBJECTS,
+        ["init"] => &["re-exec"],
         _ => &[],
     };
     (start, choices.iter().filter(|c| c.starts_with(&line[start..])).copied().collect())
@@ -221,6 +239,8 @@ mod tests {
             ("restart netd", Ok(Command::Restart { service: "netd".into() })),
             ("reboot", Ok(Command::Reboot { yes: false })),
             ("power-off --yes", Ok(Command::PowerOff { yes: true })),
+            ("init re-exec", Ok(Command::Init { what: Init::ReExec { file: None } })),
+            ("init re-exec /i", Ok(Command::Init { what: Init::ReExec { file: Some("/i".into()) } })),
             ("version", Ok(Command::Version)),
             ("--version", Ok(Command::Version)),
             ("help", Ok(Command::Help)),
@@ -246,6 +266,7 @@ mod tests {
             ("show vipz", "unknown command \"vipz\"; did you mean \"vips\"?"),
             ("sh", "unknown command \"sh\"; did you mean"),
             ("reb", "unknown command \"reb\"; did you mean \"reboot\"?"),
+            ("init reexec", "unknown command \"reexec\"; did you mean \"re-exec\"?"),
             ("restart", "<SERVICE> is missing; \"help\" lists the commands"),
             ("reboot now", "unexpected \"now\"; \"help\" lists the commands"),
             ("show log netd -n 201", "invalid value '201' for '-n <LINES>': 201 is not in 1..=200"),
@@ -283,8 +304,12 @@ mod tests {
     #[test]
     fn every_offered_word_is_a_command() {
         for verb in VERBS {
-            let line = if verb == "restart" { "restart x".to_owned() } else { verb.to_owned() };
-            assert!(parsed(&line).is_ok(), "{verb}");
+            let line = match verb {
+                "restart" => "restart x",
+                "init" => "init re-exec",
+                verb => verb,
+            };
+            assert!(parsed(line).is_ok(), "{verb}");
         }
         for subject in SUBJECTS {
             assert!(parsed(&format!("show {subject}")).is_ok(), "{subject}");

@@ -3,7 +3,7 @@
 //! Every command ends within [`COMMAND_LIMIT`], the time a user takes to answer a question excepted. What a dead daemon
 //! would have told is missing from the output and named in the failure.
 
-use crate::command::{self, Command, Show};
+use crate::command::{self, Command, Init, Show};
 use crate::control::{self, ControlError};
 use crate::render::{self, Overview, Release};
 use bus::net1::NetState;
@@ -132,6 +132,10 @@ impl Session {
                 confirm(*yes, question)?;
                 self.change(&Request::PowerOff)?;
                 "the node stops its services and switches off\n".to_owned()
+            }
+            Command::Init { what: Init::ReExec { file } } => {
+                self.change(&Request::ReExec { path: file.clone() })?;
+                "init has handed over\n".to_owned()
             }
             Command::Shell => return Err(Failure::NotHere("shell")),
             Command::Agent { .. } => return Err(Failure::NotHere("agent")),

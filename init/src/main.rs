@@ -5,6 +5,7 @@
 //! | [`boot`] | from the kernel's first call to running services |
 //! | [`service`] | service files, the life of a service, its process |
 //! | [`control`] | what others may ask of init |
+//! | [`reexec`] | another program takes over while services run |
 //! | [`sys`] | the kernel interfaces without a safe wrapper; the only unsafe code |
 //!
 //! Pure, driven by arguments: `boot::{cmdline, disk}`, `service::{supervisor, unit}`, [`ring`], [`shutdown`]. The
@@ -23,48 +24,80 @@ mod klog;
 mod machine;
 mod manager;
 mod power_button;
+mod reexec;
 mod ring;
 mod service;
 mod shutdown;
 mod sys;
 mod watchdog;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use shutdown::End;
 
 /// Exit code of the container mode when a reboot was asked for.
 const EXIT_REBOOT: u8 = 10;
+/// Exit code for arguments that are none.
+const EXIT_USAGE: u8 = 2;
+const USAGE: &str = "\
+init is started by the kernel as process 1; for tests:
+  init --container --services DIR --run DIR [--logs DIR]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_none_or(|a| a != "--container") {
-        // The kernel passes words of its command line that it does not know as arguments: they are not looked at.
-        if std::process::id() == 1 {
-            // The kernel's log survives in pstore; standard error leads nowhere.
-            std::panic::set_hook(Box::new(|info| {
-                let _ = std::fs::write("/dev/kmsg", format!("<2>init: internal error: {info}\n"));
-            }));
-            boot::run();
-        }
-        eprintln!(
-            "init is started by the kernel as process 1; for tests: init --container --services DIR --run DIR"
-        );
-        return ExitCode::from(2);
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let is_pid_1 = std::process::id() == 1;
+    if is_pid_1 {
+        // The kernel's log survives in pstore; standard error leads nowhere.
+        std::panic::set_hook(Box::new(|info| {
+            let _ = std::fs::write("/dev/kmsg", format!("<2>init: internal error: {info}\n"));
+        }));
     }
-    let options: BTreeMap<&str, PathBuf> = arguments
-        .get(1..)
-        .unwrap_or_default()
-        .chunks_exact(2)
-        .filter_map(|pair| Some((pair.first()?.as_str(), PathBuf::from(pair.last()?))))
-        .collect();
-    let (Some(services), Some(run)) = (options.get("--services"), options.get("--run")) else {
-        eprintln!("usage: init --container --services DIR --run DIR [--logs DIR]");
-        return ExitCode::from(2);
-    };
-    match boot::run_container(services, run, options.get("--logs").map(PathBuf::as_path)) {
+    match *words.as_slice() {
+        [reexec::CHECK_ARGUMENT, state] => {
+            let result = reexec::check(state);
+            let said = result.as_ref().map_or_else(String::clone, |()| reexec::CHECK_PASSED.to_owned());
+            // Whoever does not hear it does not hand over.
+            let _ = std::io::stdout().write_all(said.as_bytes());
+            if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        [reexec::RESUME_ARGUMENT, state] => match boot::resume(state) {
+            Ok(end) => exit_code(end),
+            // Nothing was taken over: these are words of the kernel's command line.
+            Err(_) if is_pid_1 => boot::run(),
+            Err(why) => {
+                eprintln!("init: cannot take over: {why}");
+                ExitCode::FAILURE
+            }
+        },
+        ["--container", ref rest @ ..] => container(rest),
+        // The kernel passes words of its command line that it does not know as arguments: they are not looked at.
+        _ if is_pid_1 => boot::run(),
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn container(rest: &[&str]) -> ExitCode {
+    let value =
+        |key: &str| rest.chunks_exact(2).find(|pair| pair.first() == Some(&key))?.last().map(PathBuf::from);
+    match (value("--services"), value("--run"), value("--logs")) {
+        (Some(services), Some(run), logs) => {
+            exit_code(boot::run_container(&services, &run, logs.as_deref().map(Path::new)))
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn exit_code(end: End) -> ExitCode {
+    match end {
         End::PowerOff => ExitCode::SUCCESS,
         End::Reboot => ExitCode::from(EXIT_REBOOT),
     }

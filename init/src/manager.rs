@@ -5,9 +5,10 @@
 //! service dies and is started again allocates nothing: tables, buffers and programs are made when services are
 //! loaded, and what the log is told comes after the start.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use nix::sys::signal::{Signal, kill};
@@ -18,11 +19,13 @@ use crate::control::socket::Server;
 use crate::events::{Events, Source};
 use crate::host::Host;
 use crate::power_button::PowerButtons;
+use crate::reexec::Check;
 use crate::service::cgroup::Cgroups;
 use crate::service::keeper::Keeper;
+use crate::service::output::Capture;
 use crate::service::spawn::{self, Launch, Process};
 use crate::service::supervisor::{Input, Output, Supervisor};
-use crate::service::unit::{Refusal, StopSignal};
+use crate::service::unit::{Refusal, StopSignal, Unit};
 use crate::service::{ServiceId, load};
 use crate::shutdown::{End, Shutdown, Step};
 use crate::sys::child::{self, ExecStep, Whom};
@@ -32,19 +35,27 @@ use crate::{clock, ring, sys};
 const REAP_MAX: usize = 256;
 
 /// What differs between the machine and the container mode.
-pub(crate) struct Setup<'a> {
+pub(crate) struct Setup {
     /// Directory of the control socket.
-    pub(crate) run: &'a Path,
+    pub(crate) run: PathBuf,
     /// Directory of the service files.
-    pub(crate) services: &'a Path,
+    pub(crate) services: PathBuf,
     /// Directory of the services' log files.
-    pub(crate) logs: Option<&'a Path>,
+    pub(crate) logs: Option<PathBuf>,
     pub(crate) cgroups: Cgroups,
-    pub(crate) buttons: PowerButtons,
     /// STATE's device, for `System`.
     pub(crate) state_device: Option<String>,
     /// Whether this is the machine's PID 1, which may kill everything. Otherwise the end of standard input ends it.
     pub(crate) machine: bool,
+}
+
+/// What the program before this one left; nothing at a boot.
+#[derive(Default)]
+pub(crate) struct Inherited {
+    pub(crate) control: Option<Server>,
+    pub(crate) keeper: Option<Keeper>,
+    /// By service name.
+    pub(crate) captures: BTreeMap<String, Capture>,
 }
 
 /// What the loop cannot do without.
@@ -68,30 +79,30 @@ impl Tools {
 /// What the loop works with.
 pub(crate) struct Manager {
     pub(crate) host: Host,
+    pub(crate) setup: Setup,
     pub(crate) supervisor: Supervisor,
     /// Service files that were refused.
     pub(crate) refused: Vec<Refusal>,
     pub(crate) control: Option<Server>,
-    pub(crate) state_device: Option<String>,
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) shutdown: Option<Shutdown>,
+    /// A program that may take over.
+    pub(crate) check: Option<Check>,
     pub(crate) events: Events,
-    cgroups: Cgroups,
-    keeper: Option<Keeper>,
-    buttons: PowerButtons,
-    machine: bool,
     /// `/dev/null`, the services' standard input.
-    null: File,
+    pub(crate) null: File,
     /// By service number: what its starts need, or why it cannot be started.
-    launches: Vec<Result<Launch, String>>,
+    pub(crate) launches: Vec<Result<Launch, String>>,
     /// By service number: its process while there is one.
-    processes: Vec<Option<Process>>,
+    pub(crate) processes: Vec<Option<Process>>,
     /// Orders being carried out. Empty between turns; its memory is kept.
     pub(crate) orders: Vec<Output>,
+    buttons: PowerButtons,
 }
 
 impl Manager {
     /// Reads the services and opens what serves them. What cannot be had is said and done without.
-    pub(crate) fn new(mut host: Host, tools: Tools, setup: Setup<'_>) -> Manager {
+    pub(crate) fn new(mut host: Host, tools: Tools, setup: Setup) -> Manager {
         let path = setup.run.join("init.sock");
         let control = match Server::listen(&path) {
             Ok(server) => Some(server),
@@ -101,12 +112,21 @@ impl Manager {
                 None
             }
         };
-        let (units, refused) = load::load(setup.services);
+        let keeper = setup.logs.as_deref().map(Keeper::start);
+        Manager::with(host, tools, setup, Inherited { control, keeper, ..Inherited::default() })
+    }
+
+    /// The same with what another program opened.
+    pub(crate) fn with(mut host: Host, tools: Tools, setup: Setup, inherited: Inherited) -> Manager {
+        let (units, refused) = load::load(&setup.services);
         host.log.info(format_args!("{} services, {} refused", units.len(), refused.len()));
         for refusal in &refused {
             host.log.error(format_args!("service refused: {refusal}"));
         }
-        let launches: Vec<_> = units.iter().map(|u| Launch::prepare(u, &setup.cgroups)).collect();
+        let mut captures = inherited.captures;
+        let mut launch = |unit: &Unit| Launch::prepare(unit, &setup.cgroups, captures.remove(&unit.name));
+        let launches: Vec<_> = units.iter().map(&mut launch).collect();
+        let buttons = if setup.machine { PowerButtons::open() } else { PowerButtons::default() };
         let mut manager = Manager {
             host,
             processes: launches.iter().map(|_| None).collect(),
@@ -115,15 +135,14 @@ impl Manager {
             launches,
             supervisor: Supervisor::new(clock::now(), units),
             refused,
-            control,
-            state_device: setup.state_device,
+            control: inherited.control,
+            keeper: inherited.keeper,
             shutdown: None,
+            check: None,
             events: tools.events,
-            cgroups: setup.cgroups,
-            keeper: setup.logs.map(Keeper::start),
-            buttons: setup.buttons,
-            machine: setup.machine,
             null: tools.null,
+            buttons,
+            setup,
         };
         manager.register();
         manager
@@ -147,7 +166,7 @@ impl Manager {
         for (index, fd) in (0..).zip(self.buttons.fds()) {
             add(self.events.add(fd, Source::Button(index)));
         }
-        if !self.machine {
+        if !self.setup.machine {
             add(self.events.add(std::io::stdin(), Source::Starter));
         }
         if let Some(errno) = failed {
@@ -166,8 +185,9 @@ impl Manager {
         }
     }
 
-    /// Starts what waits for nobody.
+    /// Starts what waits for nobody, and finds what ended before this program took over.
     fn begin(&mut self) {
+        self.reap();
         self.supervisor.start(clock::now(), &mut self.orders);
         self.perform();
     }
@@ -178,6 +198,7 @@ impl Manager {
             self.supervisor.next_wakeup(),
             self.control.as_ref().and_then(Server::next_wakeup),
             self.shutdown.as_ref().and_then(Shutdown::next_wakeup),
+            self.reexec_wakeup(),
         ];
         self.host.wait_for(&mut self.events, timers.into_iter().flatten().min());
         let mut index = 0;
@@ -245,6 +266,7 @@ impl Manager {
         if let Some(server) = &mut self.control {
             server.handle_timeout(now, &self.events);
         }
+        self.reexec_timeout(now);
     }
 
     /// Carries out orders until none are left; a failed start is an event that may order more. What the log is told
@@ -296,7 +318,7 @@ impl Manager {
         let launch = self.launches.get_mut(id.index()).ok_or_else(gone)?;
         if launch.is_err() {
             // What was missing when the services were loaded may be there now.
-            *launch = Launch::prepare(self.supervisor.unit(id).ok_or_else(gone)?, &self.cgroups);
+            *launch = Launch::prepare(self.supervisor.unit(id).ok_or_else(gone)?, &self.setup.cgroups, None);
             if let Some(capture) = launch.as_ref().ok().and_then(|l| l.capture.as_ref()) {
                 let added = self.events.add(capture.fd(), Source::Output(id));
                 added.map_err(|e| format!("cannot wait for its output: {}", e.desc()))?;
@@ -304,18 +326,23 @@ impl Manager {
         }
         let process = launch.as_ref().map_err(Clone::clone)?.start(self.null.as_fd())?;
         let pid = process.pid;
-        // SIGCHLD tells as well: a process that cannot be waited for is still collected.
-        let _ = self.events.add(&process.pidfd, Source::Exit(id));
-        let pipes = [(&process.report, Source::Report(id)), (&process.notify, Source::Notify(id))];
-        for (fd, source) in pipes {
-            if let Some(Err(errno)) = fd.as_ref().map(|fd| self.events.add(fd, source)) {
-                self.host.log.error(format_args!("cannot wait for process {pid}: {}", errno.desc()));
-            }
-        }
+        self.watch(id, &process);
         if let Some(slot) = self.processes.get_mut(id.index()) {
             *slot = Some(process);
         }
         Ok(pid)
+    }
+
+    /// Waits for what `process` of `id` has to tell.
+    pub(crate) fn watch(&mut self, id: ServiceId, process: &Process) {
+        // SIGCHLD tells as well: a process that cannot be waited for is still collected.
+        let _ = self.events.add(&process.pidfd, Source::Exit(id));
+        for (fd, source) in [(&process.report, Source::Report(id)), (&process.notify, Source::Notify(id))] {
+            if let Some(Err(errno)) = fd.as_ref().map(|fd| self.events.add(fd, source)) {
+                let pid = process.pid;
+                self.host.log.error(format_args!("cannot wait for process {pid}: {}", errno.desc()));
+            }
+        }
     }
 
     /// Sends a signal to the main process of `id`. It may have ended already; then its end is on its way.
@@ -411,6 +438,7 @@ impl Manager {
                     if let Some(keeper) = &mut self.keeper {
                         keeper.ended(pid);
                     }
+                    self.reexec_check_ended(pid, &how);
                 }
             }
         }
@@ -479,7 +507,7 @@ impl Manager {
                             .log
                             .error(format_args!("still running at the time limit, killing: {names}"));
                     }
-                    if self.machine {
+                    if self.setup.machine {
                         // Everything but this process and the kernel's threads.
                         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
                     } else {
@@ -522,11 +550,10 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("a.toml"), "command = ['/bin/sleep', '1000']\n").unwrap();
         let setup = Setup {
-            run: &directory,
-            services: &directory,
+            run: directory.clone(),
+            services: directory.clone(),
             logs: None,
             cgroups: Cgroups::none(),
-            buttons: PowerButtons::default(),
             state_device: None,
             machine: true,
         };

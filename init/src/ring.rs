@@ -26,6 +26,24 @@ impl Default for Ring {
 }
 
 impl Ring {
+    /// One with the content that [`Ring::content`] gave. What does not read as lines is left out.
+    pub(crate) fn resume(content: &[u8]) -> Ring {
+        let mut ring = Ring::default();
+        let mut rest = content;
+        while let Some((head, lines)) = rest.split_first_chunk::<HEAD_LEN>() {
+            let (at_ms, length) = parse_head(*head);
+            let Some((text, next)) = lines.split_at_checked(length) else { break };
+            ring.push(at_ms, &String::from_utf8_lossy(text));
+            rest = next;
+        }
+        ring
+    }
+
+    /// All lines as they are kept.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        self.bytes.iter().copied().collect()
+    }
+
     /// Adds a line, cut to [`LOG_LINE_MAX`]; the oldest ones make room.
     pub(crate) fn push(&mut self, at_ms: u64, text: &str) {
         let text = cut(text, LOG_LINE_MAX);
@@ -64,9 +82,12 @@ impl Ring {
         for (i, byte) in head.iter_mut().enumerate() {
             *byte = *self.bytes.get(at + i)?;
         }
-        let [a, b, c, d, e, f, g, h, l, m] = head;
-        Some((u64::from_le_bytes([a, b, c, d, e, f, g, h]), u16::from_le_bytes([l, m]).into()))
+        Some(parse_head(head))
     }
+}
+
+fn parse_head([a, b, c, d, e, f, g, h, l, m]: [u8; HEAD_LEN]) -> (u64, usize) {
+    (u64::from_le_bytes([a, b, c, d, e, f, g, h]), u16::from_le_bytes([l, m]).into())
 }
 
 /// Cuts a stream of bytes into lines of at most [`LOG_LINE_MAX`] bytes.
@@ -81,6 +102,18 @@ impl Default for Splitter {
 }
 
 impl Splitter {
+    /// One that goes on in the middle of a line.
+    pub(crate) fn resume(open: &[u8]) -> Splitter {
+        let mut splitter = Splitter::default();
+        splitter.open.extend(open.iter().take(LOG_LINE_MAX));
+        splitter
+    }
+
+    /// The unfinished line.
+    pub(crate) fn open(&self) -> &[u8] {
+        &self.open
+    }
+
     /// Takes bytes; calls `line` for every line they complete.
     pub(crate) fn feed(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
@@ -164,6 +197,21 @@ mod tests {
         assert!(
             lines_of(&[&[0xff; LOG_LINE_MAX + 1]]).iter().all(|l| l.len() <= LOG_LINE_MAX + "<open>".len())
         );
+    }
+
+    #[test]
+    fn lines_and_their_beginnings_go_on_elsewhere() {
+        let (mut first, mut lines) = (Splitter::default(), Vec::new());
+        first.feed(b"one\ntw", |_| {});
+        Splitter::resume(first.open()).feed(b"o\n", |l| lines.push(l.to_owned()));
+        assert_eq!(lines, ["two"]);
+        assert_eq!(Splitter::resume(&[b'x'; LOG_LINE_MAX + 1]).open().len(), LOG_LINE_MAX);
+
+        let mut ring = Ring::default();
+        (0..3).for_each(|i| ring.push(i, &"z".repeat(i as usize)));
+        let content = ring.content();
+        assert_eq!(Ring::resume(&content).last(9), ring.last(9));
+        assert_eq!(Ring::resume(&content[..content.len() - 1]).last(9), ring.last(9)[..2]);
     }
 
     #[test]

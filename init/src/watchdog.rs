@@ -5,12 +5,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::control::WatchdogInfo;
 use proto::time::Time;
 
+use crate::reexec::state;
 use crate::sys;
 
 /// Seconds without feeding after which the machine is reset, unless `evenkeel.watchdog=` says otherwise.
@@ -49,6 +51,16 @@ impl Watchdog {
         let boot_status = sys::watchdog::boot_status(&device).unwrap_or(0);
         let info = WatchdogInfo { identity, timeout_s, boot_status };
         Ok(Watchdog { device, info, due: now })
+    }
+
+    /// One that another program opened.
+    pub(crate) fn resume(device: OwnedFd, saved: &state::Watchdog) -> Watchdog {
+        Watchdog { device: device.into(), info: saved.info.clone(), due: saved.due }
+    }
+
+    /// What another program needs to go on.
+    pub(crate) fn save(&self) -> state::Watchdog {
+        state::Watchdog { device: self.device.as_raw_fd(), info: self.info.clone(), due: self.due }
     }
 
     /// What the driver says of itself.

@@ -321,3 +321,63 @@ fn the_end_of_the_starter_ends_everything() {
     assert_eq!(init.file("stopped"), "a\n");
     assert!(Path::new(&init.directory).exists());
 }
+
+#[test]
+fn another_program_takes_over_while_services_run() {
+    // Counts without a pause: a line lost or said twice shows.
+    let count = "echo $$ > $D/pid; echo >&$NOTIFY_FD; i=0; while :; do i=$((i+1)); echo $i; \
+                 printf part; echo; [ $((i % 50)) = 0 ] && sleep 0.01; done";
+    let stays = stay("stays");
+    let mut init = Init::start("reexec", &[("count", NOTIFY, count), ("stays", NOTIFY, &stays)]);
+    init.wait_for("count: ready");
+    init.wait_for("stays: ready");
+    let pid = init.row("count").pid;
+    for _ in 0..3 {
+        assert_eq!(init.ask(&Request::ReExec { path: None }), Reply::Accepted);
+        init.seen.clear();
+        init.wait_for("took over 2 services");
+    }
+    let row = init.row("count");
+    assert_eq!((row.pid, row.restarts, row.state), (pid, 0, ServiceState::Ready));
+    let lines = init.output("count");
+    let numbers: Vec<u64> = lines.iter().filter_map(|l| l.parse().ok()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    assert!(lines.iter().all(|l| l == "part" || l.parse::<u64>().is_ok()), "{lines:?}");
+    // The next program supervises what the first one started.
+    assert_eq!(init.ask(&Request::Restart { service: "count".into() }), Reply::Accepted);
+    init.wait_for("count: ended (signal 15), starting again as asked");
+    init.wait_for("count: ready");
+    let Reply::Log(own) = init.ask(&Request::Log { service: None, lines: 200 }) else { panic!("no log") };
+    assert_eq!(own.iter().filter(|l| l.text.contains("handing over to")).count(), 3, "the log goes along");
+    assert_eq!(init.ask(&Request::PowerOff), Reply::Accepted);
+    assert_eq!(init.ended().code(), Some(0));
+    assert_eq!(init.file("stopped"), "stays\n");
+    let kept = init.file("logs/count.log.1") + &init.file("logs/count.log");
+    let kept: Vec<u64> = kept.lines().filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
+    let broken = kept.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+    assert_eq!(broken, 1, "one life after the other, and nothing missing in either");
+}
+
+#[test]
+fn a_program_that_cannot_take_over_is_refused() {
+    let script = stay("a");
+    let hangs = "#!/bin/sh\nexec sleep 1000\n";
+    let mut init = Init::start("reexec-refused", &[("a", NOTIFY, &script)]);
+    init.wait_for("a: ready");
+    let path = init.directory.join("hangs");
+    fs::write(&path, hangs).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&path, mode).unwrap();
+    let hangs = path.display().to_string();
+    for (path, why) in [
+        ("/bin/true", "did not say that it can take over"),
+        ("/bin/echo", "--check-state"),
+        ("/nowhere", "cannot be run: No such file"),
+        ("relative", "absolute path"),
+        (hangs.as_str(), "ended (signal 9)"),
+    ] {
+        let reply = init.ask(&Request::ReExec { path: Some(path.to_owned()) });
+        assert!(matches!(&reply, Reply::Refused { reason } if reason.contains(why)), "{path}: {reply:?}");
+    }
+    assert_eq!(init.row("a").state, ServiceState::Ready);
+}

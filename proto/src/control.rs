@@ -47,6 +47,9 @@ pub enum Request {
     SetHostname { name: String },
     /// The machine as init sees it. Answered by [`Reply::System`].
     System,
+    /// Let the program at this absolute path take over as PID 1 while services run; `None` is the running one. Answered
+    /// by [`Reply::Accepted`] when the program has shown that it can.
+    ReExec { path: Option<String> },
 }
 
 impl Message for Request {
@@ -221,7 +224,7 @@ mod tests {
     /// The bytes of release 1, kept for ever: a change here is a change of the wire.
     #[test]
     fn requests_keep_their_bytes() {
-        let cases: [(Request, &[u8]); 8] = [
+        let cases: [(Request, &[u8]); 9] = [
             (Request::Services, b"\x01\x02\x01\0\x01\0\0\0\x00"),
             (Request::Log { service: None, lines: 200 }, b"\x01\x02\x01\0\x04\0\0\0\x01\x00\xc8\x01"),
             (
@@ -233,6 +236,7 @@ mod tests {
             (Request::Restart { service: "netd".into() }, b"\x01\x02\x01\0\x06\0\0\0\x04\x04netd"),
             (Request::SetHostname { name: "a1".into() }, b"\x01\x02\x01\0\x04\0\0\0\x05\x02a1"),
             (Request::System, b"\x01\x02\x01\0\x01\0\0\0\x06"),
+            (Request::ReExec { path: Some("/i".into()) }, b"\x01\x02\x01\0\x05\0\0\0\x07\x01\x02/i"),
         ];
         for (message, bytes) in cases {
             assert_eq!(encode(&message), bytes, "{message:?}");

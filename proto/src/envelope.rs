@@ -22,6 +22,8 @@ pub mod kind {
     pub const CONTROL_REQUEST: u16 = 0x0201;
     /// init's reply.
     pub const CONTROL_REPLY: u16 = 0x0202;
+    /// What PID 1 hands to the program that takes over from it.
+    pub const INIT_STATE: u16 = 0x0203;
     /// The first message on a session between peers.
     pub const HELLO: u16 = 0x0301;
     /// What a node counts across boots.

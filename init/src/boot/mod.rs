@@ -22,7 +22,8 @@ use std::path::Path;
 
 use crate::host::Host;
 use crate::manager::{Manager, Setup, Tools};
-use crate::power_button::PowerButtons;
+use crate::reexec::{self, state::State};
+use crate::ring::Ring;
 use crate::service::cgroup::Cgroups;
 use crate::service::spawn;
 use crate::shutdown::End;
@@ -88,11 +89,10 @@ pub(crate) fn run() -> ! {
     }
     let log_directory = Path::new(state::MOUNT_POINT).join("log");
     let setup = Setup {
-        run,
-        services: Path::new(SERVICES),
-        logs: Some(&log_directory),
+        run: run.to_owned(),
+        services: SERVICES.into(),
+        logs: Some(log_directory),
         cgroups,
-        buttons: PowerButtons::open(),
         state_device: Some(state_device),
         machine: true,
     };
@@ -111,8 +111,15 @@ pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>) ->
     if let Err(error) = mounts::run_directories(run) {
         host.log.error(format_args!("cannot make {}: {}", run.display(), sys::errno_text(&error)));
     }
-    let (cgroups, buttons) = (Cgroups::none(), PowerButtons::default());
-    let setup = Setup { run, services, logs, cgroups, buttons, state_device: None, machine: false };
+    let cgroups = Cgroups::none();
+    let setup = Setup {
+        run: run.to_owned(),
+        services: services.to_owned(),
+        logs: logs.map(Path::to_owned),
+        cgroups,
+        state_device: None,
+        machine: false,
+    };
     match Tools::open() {
         Ok(tools) => Manager::new(host, tools, setup).run().1,
         Err(why) => {
@@ -120,6 +127,39 @@ pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>) ->
             End::PowerOff
         }
     }
+}
+
+/// Goes on from the state that another init has left in descriptor `number`. Returns how it ended, if it was no
+/// machine's.
+///
+/// # Errors
+/// The state cannot be read; nothing was touched.
+pub(crate) fn resume(number: &str) -> Result<End, String> {
+    let state = State::read(reexec::take(number)?)?;
+    let machine = state.machine;
+    let mut host = Host::new();
+    match machine {
+        true => host.log.open_kmsg(),
+        false => host.log.open_stderr(),
+    }
+    host.log.ring = Ring::resume(&state.log);
+    let resumed = match Tools::open() {
+        Ok(tools) => reexec::resume(host, tools, state),
+        Err(why) => Err(Box::new((host, why))),
+    };
+    let (host, end) = match resumed {
+        Ok(manager) => manager.run(),
+        Err(failed) => {
+            // Nobody knows the running services any more: a restart is the way back to a known state.
+            let (mut host, why) = *failed;
+            host.log.error(format_args!("cannot take over: {why}; restarting the machine"));
+            (host, End::Reboot)
+        }
+    };
+    if machine {
+        machine::end(host, end)
+    }
+    Ok(end)
 }
 
 /// Does `step` until it succeeds or somebody at the rescue prompt ends the machine.

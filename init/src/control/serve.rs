@@ -43,6 +43,11 @@ impl Manager {
             }
             Request::SetHostname { name } => self.set_hostname(&name),
             Request::System => Ok(Reply::System(self.system())),
+            Request::ReExec { path } => match self.begin_reexec(path.as_deref(), id) {
+                // Answered when the program has been tried.
+                Ok(()) => return,
+                Err(reason) => Err(reason),
+            },
         };
         let reply = answer.unwrap_or_else(|mut reason| {
             shorten(&mut reason, DETAIL_MAX);
@@ -121,7 +126,7 @@ impl Manager {
             kernel: word("/proc/sys/kernel/osrelease"),
             release,
             watchdog: self.host.watchdog.as_ref().map(|w| w.info().clone()),
-            state: self.state_device.as_deref().and_then(state::info),
+            state: self.setup.state_device.as_deref().and_then(state::info),
             memory: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
         }
     }

@@ -56,7 +56,12 @@ impl Server {
         bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listen(&listener, Backlog::new(16)?)?;
-        Ok(Server { listener, clients: BTreeMap::new(), next: 0 })
+        Ok(Server::resume(listener))
+    }
+
+    /// A server on a socket that listens already.
+    pub(crate) fn resume(listener: OwnedFd) -> Server {
+        Server { listener, clients: BTreeMap::new(), next: 0 }
     }
 
     /// The listening descriptor.

@@ -12,6 +12,7 @@ use nix::unistd::write;
 
 /// The groups' parent, when cgroup2 is mounted and writable.
 pub(crate) struct Cgroups {
+    mount: PathBuf,
     root: Option<PathBuf>,
 }
 
@@ -20,12 +21,17 @@ impl Cgroups {
     pub(crate) fn new(mount: &Path) -> (Cgroups, io::Result<()>) {
         let root = mount.join("evenkeel");
         let made = fs::metadata(mount.join("cgroup.procs")).and_then(|_| make(&root));
-        (Cgroups { root: made.is_ok().then_some(root) }, made)
+        (Cgroups { mount: mount.to_owned(), root: made.is_ok().then_some(root) }, made)
     }
 
     /// No groups at all.
     pub(crate) fn none() -> Cgroups {
-        Cgroups { root: None }
+        Cgroups { mount: PathBuf::new(), root: None }
+    }
+
+    /// The mount they are made below.
+    pub(crate) fn mount(&self) -> Option<&Path> {
+        self.root.is_some().then_some(self.mount.as_path())
     }
 
     /// Makes the group of `service`; `None` where there are no groups.

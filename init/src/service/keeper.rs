@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use proto::time::Time;
 
+use crate::reexec::state;
 use crate::{clock, sys};
 
 /// Bytes of a log file before it is renamed; two per service and 64 services stay below a small STATE's 32 MiB.
@@ -43,17 +44,29 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Starts the keeper's process for files in `directory`.
     pub(crate) fn start(directory: &Path) -> Keeper {
-        let mut keeper = Keeper {
-            directory: directory.to_owned(),
-            socket: None,
-            pid: None,
-            started: clock::now(),
-            lost: 0,
-            packet: String::with_capacity(PACKET_MAX + proto::control::LOG_LINE_MAX),
-            lines: 0,
-        };
+        let nothing = state::Keeper { socket: None, pid: None, started: clock::now(), lost: 0 };
+        let mut keeper = Keeper::resume(directory, None, &nothing);
         keeper.fork();
         keeper
+    }
+
+    /// One whose process another program started.
+    pub(crate) fn resume(directory: &Path, socket: Option<OwnedFd>, saved: &state::Keeper) -> Keeper {
+        Keeper {
+            directory: directory.to_owned(),
+            socket,
+            pid: saved.pid,
+            started: saved.started,
+            lost: saved.lost,
+            packet: String::with_capacity(PACKET_MAX + proto::control::LOG_LINE_MAX),
+            lines: 0,
+        }
+    }
+
+    /// What another program needs to go on.
+    pub(crate) fn save(&self) -> state::Keeper {
+        let socket = self.socket.as_ref().map(AsRawFd::as_raw_fd);
+        state::Keeper { socket, pid: self.pid, started: self.started, lost: self.lost }
     }
 
     /// Adds a line of `service` to the packet that [`Keeper::flush`] sends. Between two flushes all lines are of one

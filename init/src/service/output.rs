@@ -4,13 +4,14 @@
 //! its successor writes to the same one. Lines go to a ring in memory and, batched, to the log keeper.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{pipe2, read};
 
 use super::spawn::nonblocking;
 use crate::clock;
+use crate::reexec::state::Output;
 use crate::ring::{Ring, Splitter};
 
 /// Bytes read from one service before others get their turn: a full pipe.
@@ -30,6 +31,22 @@ impl Capture {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
         nonblocking(&reader)?;
         Ok(Capture { reader, writer, splitter: Splitter::default(), ring: Ring::default() })
+    }
+
+    /// One that another program began.
+    pub(crate) fn resume(reader: OwnedFd, writer: OwnedFd, saved: &Output) -> Capture {
+        let (splitter, ring) = (Splitter::resume(&saved.open), Ring::resume(&saved.ring));
+        Capture { reader, writer, splitter, ring }
+    }
+
+    /// What another program needs to go on.
+    pub(crate) fn save(&self) -> Output {
+        Output {
+            reader: self.reader.as_raw_fd(),
+            writer: self.writer.as_raw_fd(),
+            open: self.splitter.open().to_vec(),
+            ring: self.ring.content(),
+        }
     }
 
     /// The end services write to.

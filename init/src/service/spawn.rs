@@ -42,17 +42,24 @@ pub(crate) struct Process {
 }
 
 impl Launch {
-    /// Makes ready what every start of `unit` needs.
+    /// Makes ready what every start of `unit` needs. `capture` is its output when it has been started before.
     ///
     /// # Errors
     /// Why it cannot be started; nothing is left behind.
-    pub(crate) fn prepare(unit: &Unit, cgroups: &Cgroups) -> Result<Launch, String> {
+    pub(crate) fn prepare(
+        unit: &Unit,
+        cgroups: &Cgroups,
+        capture: Option<Capture>,
+    ) -> Result<Launch, String> {
         let c_string = |s: &str| CString::new(s).map_err(|_| format!("{s:?} contains a NUL byte"));
         let path = c_string(unit.command.first().map_or("", String::as_str))?;
         let arguments = unit.command.iter().map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
         let (terminal, capture) = match &unit.tty {
             Some(tty) => (Some(c_string(&terminal_path(tty))?), None),
-            None => (None, Some(Capture::new().map_err(fail("cannot make its output pipe"))?)),
+            None => {
+                let capture = capture.map_or_else(Capture::new, Ok);
+                (None, Some(capture.map_err(fail("cannot make its output pipe"))?))
+            }
         };
         let notify_number = PASSED_FD.to_string();
         let mut variables = BTreeMap::from([("PATH", "/bin"), ("TERM", "dumb")]);

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use proto::control::{LastExit, ServiceRow, ServiceState};
 use proto::time::Time;
+use serde::{Deserialize, Serialize};
 
 use super::ServiceId;
 use super::unit::{Readiness, Restart, Unit};
@@ -121,8 +122,9 @@ impl fmt::Display for Following {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
+    #[default]
     Waiting,
     /// `deadline`: when to call the start failed.
     Starting {
@@ -144,7 +146,7 @@ enum State {
 }
 
 /// What follows a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Next {
     /// An operator's restart: at once.
     Restart,
@@ -160,6 +162,12 @@ struct Service {
     after: Vec<ServiceId>,
     /// Numbers of the unit's `requires`.
     requires: Vec<ServiceId>,
+    life: Life,
+}
+
+/// Where a service stands. It goes along when another program takes over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Life {
     state: State,
     since: Time,
     pid: Option<u32>,
@@ -195,15 +203,7 @@ impl Supervisor {
             after: numbers(&unit.after),
             requires: numbers(&unit.requires),
             unit,
-            state: State::Waiting,
-            since: now,
-            pid: None,
-            starts: 0,
-            failures: 0,
-            attempted: false,
-            was_ready: false,
-            not_executed: None,
-            last_exit: None,
+            life: Life { since: now, ..Life::default() },
         };
         Supervisor { services: units.into_iter().map(service).collect(), going_down: false }
     }
@@ -211,6 +211,18 @@ impl Supervisor {
     /// The number of the service `name`.
     pub(crate) fn find(&self, name: &str) -> Option<ServiceId> {
         find(self.services.iter().map(|s| s.unit.name.as_str()), name)
+    }
+
+    /// Where the service `id` stands.
+    pub(crate) fn life(&self, id: ServiceId) -> Option<&Life> {
+        self.get(id).map(|s| &s.life)
+    }
+
+    /// Lets the service `id` stand where it stood in another program.
+    pub(crate) fn resume(&mut self, id: ServiceId, life: Life) {
+        if let Some(s) = self.services.get_mut(id.index()) {
+            s.life = life;
+        }
     }
 
     /// Starts what waits for nobody.
@@ -228,17 +240,17 @@ impl Supervisor {
         let going_down = self.going_down;
         let Some(s) = self.services.get_mut(id.index()) else { return };
         match input {
-            Input::Spawned { pid } => s.pid = Some(pid),
+            Input::Spawned { pid } => s.life.pid = Some(pid),
             Input::SpawnFailed { why, jitter } => {
                 s.ended(now, id, LastExit::NotStarted(why), jitter, going_down, out);
             }
             Input::Executed if s.unit.ready == Readiness::Exec => s.becomes_ready(now, id, out),
             Input::Executed => {}
-            Input::ExecFailed { why } => s.not_executed = Some(why),
+            Input::ExecFailed { why } => s.life.not_executed = Some(why),
             Input::Notified if s.unit.ready == Readiness::Notify => s.becomes_ready(now, id, out),
             Input::Notified => {}
             Input::Exited { how, jitter } => {
-                let how = s.not_executed.take().map_or(how, LastExit::NotStarted);
+                let how = s.life.not_executed.take().map_or(how, LastExit::NotStarted);
                 s.ended(now, id, how, jitter, going_down, out);
             }
         }
@@ -256,13 +268,13 @@ impl Supervisor {
         let id = self.find(name).ok_or_else(|| format!("there is no service {name:?}"))?;
         let waits_for = self.waits_for(id);
         let Some(s) = self.services.get_mut(id.index()) else { return Ok(()) };
-        match &mut s.state {
+        match &mut s.life.state {
             State::Waiting => return Err(format!("{name} has not been started yet: it {waits_for}")),
             State::Starting { .. } | State::Ready => s.stop(now, id, Next::Restart, out),
             State::Stopping { next, .. } => *next = Next::Restart,
             State::Backoff { .. } | State::Finished | State::Stopped => s.enter(now, State::Waiting),
         }
-        s.failures = 0;
+        s.life.failures = 0;
         self.advance(now, out);
         Ok(())
     }
@@ -271,7 +283,7 @@ impl Supervisor {
     pub(crate) fn stop_all(&mut self, now: Time, out: &mut Vec<Output>) {
         self.going_down = true;
         for s in &mut self.services {
-            match &mut s.state {
+            match &mut s.life.state {
                 State::Waiting | State::Backoff { .. } | State::Finished => s.enter(now, State::Stopped),
                 State::Stopping { next, .. } => *next = Next::Rest,
                 State::Starting { .. } | State::Ready | State::Stopped => {}
@@ -282,20 +294,20 @@ impl Supervisor {
 
     /// Whether [`Supervisor::stop_all`] has done its work.
     pub(crate) fn all_stopped(&self) -> bool {
-        self.going_down && self.services.iter().all(|s| s.state == State::Stopped)
+        self.going_down && self.services.iter().all(|s| s.life.state == State::Stopped)
     }
 
     /// Names of the services whose process is still there.
     pub(crate) fn running(&self) -> Vec<String> {
-        self.services.iter().filter(|s| s.pid.is_some()).map(|s| s.unit.name.clone()).collect()
+        self.services.iter().filter(|s| s.life.pid.is_some()).map(|s| s.unit.name.clone()).collect()
     }
 
     /// Does what is due at `now`.
     pub(crate) fn handle_timeout(&mut self, now: Time, out: &mut Vec<Output>) {
         for (id, s) in (0..).map(ServiceId).zip(&mut self.services) {
-            match &mut s.state {
+            match &mut s.life.state {
                 State::Starting { deadline } if *deadline <= now => {
-                    s.attempted = true;
+                    s.life.attempted = true;
                     out.push(Output::Note(id, Note::NotReady { limit: s.unit.ready_timeout }));
                     s.stop(now, id, Next::Policy, out);
                 }
@@ -326,7 +338,7 @@ impl Supervisor {
     }
 
     fn row(&self, now: Time, id: ServiceId, s: &Service) -> ServiceRow {
-        let (state, detail) = match &s.state {
+        let (state, detail) = match &s.life.state {
             State::Waiting => (ServiceState::Waiting, self.waits_for(id)),
             State::Starting { deadline } => {
                 (ServiceState::Starting, format!("has {} s left to become ready", left_s(*deadline, now)))
@@ -346,10 +358,10 @@ impl Supervisor {
             name: s.unit.name.clone(),
             state,
             detail,
-            pid: s.pid,
-            restarts: s.starts.saturating_sub(1),
-            since_s: now.since(s.since).as_secs(),
-            last_exit: s.last_exit.clone(),
+            pid: s.life.pid,
+            restarts: s.life.starts.saturating_sub(1),
+            since_s: now.since(s.life.since).as_secs(),
+            last_exit: s.life.last_exit.clone(),
         }
     }
 
@@ -361,7 +373,7 @@ impl Supervisor {
             if self.going_down {
                 s.stop(now, id, Next::Rest, out);
             } else {
-                s.starts = s.starts.saturating_add(1);
+                s.life.starts = s.life.starts.saturating_add(1);
                 let deadline = now + s.unit.ready_timeout;
                 s.enter(now, State::Starting { deadline });
                 out.push(Output::Spawn(id));
@@ -371,8 +383,8 @@ impl Supervisor {
 
     /// A service that may be started, or when everything goes down, one that may be stopped.
     fn next_move(&self) -> Option<ServiceId> {
-        let may_move = |id: ServiceId, s: &Service| match (&s.state, self.going_down) {
-            (State::Waiting, false) => s.was_ready || self.blockers(s).next().is_none(),
+        let may_move = |id: ServiceId, s: &Service| match (&s.life.state, self.going_down) {
+            (State::Waiting, false) => s.life.was_ready || self.blockers(s).next().is_none(),
             (State::Starting { .. } | State::Ready, true) => self.dependants_gone(id),
             _ => false,
         };
@@ -393,18 +405,18 @@ impl Supervisor {
     /// Whether nothing more is to be expected of `id` for those that come after it.
     fn settled(&self, id: ServiceId) -> bool {
         let Some(s) = self.get(id) else { return true };
-        match s.state {
-            State::Waiting if !s.attempted => {
+        match s.life.state {
+            State::Waiting if !s.life.attempted => {
                 s.requires.iter().any(|r| self.settled(*r) && !self.get(*r).is_some_and(Service::satisfied))
             }
-            State::Starting { .. } => s.attempted,
+            State::Starting { .. } => s.life.attempted,
             _ => true,
         }
     }
 
     fn dependants_gone(&self, id: ServiceId) -> bool {
         let depends = |s: &&Service| s.after.contains(&id) || s.requires.contains(&id);
-        self.services.iter().filter(depends).all(|s| s.state == State::Stopped)
+        self.services.iter().filter(depends).all(|s| s.life.state == State::Stopped)
     }
 
     fn waits_for(&self, id: ServiceId) -> String {
@@ -422,12 +434,12 @@ fn find<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> Option<ServiceI
 
 impl Service {
     fn enter(&mut self, now: Time, state: State) {
-        self.state = state;
-        self.since = now;
+        self.life.state = state;
+        self.life.since = now;
     }
 
     fn deadline(&self) -> Option<Time> {
-        match self.state {
+        match self.life.state {
             State::Starting { deadline } | State::Stopping { deadline, .. } => Some(deadline),
             State::Backoff { until } => Some(until),
             State::Waiting | State::Ready | State::Finished | State::Stopped => None,
@@ -436,22 +448,22 @@ impl Service {
 
     /// Whether those that require it may start.
     fn satisfied(&self) -> bool {
-        self.state == State::Ready
-            || (self.state == State::Finished && self.last_exit == Some(LastExit::Code(0)))
+        self.life.state == State::Ready
+            || (self.life.state == State::Finished && self.life.last_exit == Some(LastExit::Code(0)))
     }
 
     fn becomes_ready(&mut self, now: Time, id: ServiceId, out: &mut Vec<Output>) {
-        if matches!(self.state, State::Starting { .. }) {
-            let after = now.since(self.since);
+        if matches!(self.life.state, State::Starting { .. }) {
+            let after = now.since(self.life.since);
             self.enter(now, State::Ready);
-            self.was_ready = true;
+            self.life.was_ready = true;
             out.push(Output::Note(id, Note::Ready { after }));
         }
     }
 
     /// Asks the process to stop. Without a process there is nothing to wait for.
     fn stop(&mut self, now: Time, id: ServiceId, next: Next, out: &mut Vec<Output>) {
-        if self.pid.is_none() {
+        if self.life.pid.is_none() {
             self.enter(now, if next == Next::Rest { State::Stopped } else { State::Waiting });
             return;
         }
@@ -469,17 +481,17 @@ impl Service {
         going_down: bool,
         out: &mut Vec<Output>,
     ) {
-        self.pid = None;
-        self.not_executed = None;
-        let next = match self.state {
+        self.life.pid = None;
+        self.life.not_executed = None;
+        let next = match self.life.state {
             _ if going_down => Next::Rest,
             State::Starting { .. } => {
-                self.attempted = true;
+                self.life.attempted = true;
                 Next::Policy
             }
             State::Ready => {
-                if now.since(self.since) >= STABLE {
-                    self.failures = 0;
+                if now.since(self.life.since) >= STABLE {
+                    self.life.failures = 0;
                 }
                 Next::Policy
             }
@@ -492,14 +504,14 @@ impl Service {
             Restart::OnFailure => how != LastExit::Code(0),
             Restart::Never => false,
         };
-        let asked = matches!(self.state, State::Stopping { .. }) && next != Next::Policy;
+        let asked = matches!(self.life.state, State::Stopping { .. }) && next != Next::Policy;
         let (state, following) = match next {
             Next::Rest => (State::Stopped, Following::Stopped),
             Next::Restart => (State::Waiting, Following::StartAsAsked),
             Next::Policy if !wanted => (State::Finished, Following::NoStart),
             Next::Policy => {
-                let delay = backoff(self.failures, jitter);
-                self.failures = self.failures.saturating_add(1);
+                let delay = backoff(self.life.failures, jitter);
+                self.life.failures = self.life.failures.saturating_add(1);
                 if delay.is_zero() {
                     (State::Waiting, Following::StartAtOnce)
                 } else {
@@ -508,7 +520,7 @@ impl Service {
             }
         };
         out.push(Output::Note(id, Note::Ended { how: how.clone(), asked, next: following }));
-        self.last_exit = Some(how);
+        self.life.last_exit = Some(how);
         self.enter(now, state);
     }
 }

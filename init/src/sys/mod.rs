@@ -8,6 +8,7 @@
 pub(crate) mod allocations;
 pub(crate) mod block;
 pub(crate) mod child;
+pub(crate) mod memfd;
 pub(crate) mod net;
 pub(crate) mod watchdog;
 
@@ -54,4 +55,18 @@ pub(crate) fn replace_stdio(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass what accept(2) returned a moment ago; nobody else has it.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Takes ownership of a descriptor that this program was started with, and keeps it from the next one.
+pub(crate) fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: integers only; a number that is not open is refused.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and whoever started this program gave it for the caller to own.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lets the next program have `fd`, or keeps it from it.
+pub(crate) fn pass_on(fd: RawFd, pass: bool) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, if pass { 0 } else { libc::FD_CLOEXEC }) }).map(drop)
 }

@@ -1,0 +1,281 @@
+//! The manager's side: check the program, hand over, take over.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::unistd::{execve, pipe2, read};
+use proto::control::{LastExit, Reply};
+use proto::time::Time;
+
+use super::state::{self, State};
+use super::{CHECK_ARGUMENT, CHECK_LIMIT, CHECK_PASSED, RESUME_ARGUMENT, SELF};
+use crate::control::socket::Server;
+use crate::host::Host;
+use crate::manager::{Inherited, Manager, Setup, Tools};
+use crate::service::ServiceId;
+use crate::service::cgroup::Cgroups;
+use crate::service::keeper::Keeper;
+use crate::service::output::Capture;
+use crate::service::spawn::{Process, nonblocking};
+use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, Program};
+use crate::watchdog::Watchdog;
+use crate::{clock, sys};
+
+/// A program that is being tried.
+pub(crate) struct Check {
+    path: String,
+    pid: u32,
+    pidfd: OwnedFd,
+    /// What it says.
+    output: OwnedFd,
+    /// Whether it ran at all.
+    report: OwnedFd,
+    /// Who gets the answer.
+    client: u32,
+    deadline: Time,
+}
+
+impl Manager {
+    /// Begins to try the program at `path`; `client` gets the answer when it is known.
+    ///
+    /// # Errors
+    /// Why it is not tried. Nothing has changed.
+    pub(crate) fn begin_reexec(&mut self, path: Option<&str>, client: u32) -> Result<(), String> {
+        if self.shutdown.is_some() {
+            return Err("the system is going down already".to_owned());
+        }
+        if let Some(check) = &self.check {
+            return Err(format!("{} is being tried already", check.path));
+        }
+        let path = path.unwrap_or(SELF);
+        if !path.starts_with('/') {
+            return Err(format!("expected an absolute path, found {path:?}"));
+        }
+        let fail = |what: &'static str| move |e: std::io::Error| format!("{what}: {}", sys::errno_text(&e));
+        let c_string = |s: &str| CString::new(s).map_err(|_| format!("{s:?} contains a NUL byte"));
+        let pipe = || {
+            let (reader, writer) =
+                pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("cannot make a pipe: {}", e.desc()))?;
+            nonblocking(&reader).map_err(fail("cannot prepare a pipe"))?;
+            Ok::<_, String>((reader, writer))
+        };
+        let state = self.state().seal().map_err(fail("cannot write the state down"))?;
+        let arguments = ["init", CHECK_ARGUMENT, &PASSED_FD.to_string()].map(c_string);
+        let arguments = arguments.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let program = Program::new(c_string(path)?, arguments, Vec::new(), None);
+        let (output, output_writer) = pipe()?;
+        let (report, report_writer) = pipe()?;
+        let descriptors = Descriptors {
+            input: self.null.as_fd(),
+            output: output_writer.as_fd(),
+            passed: &[state.as_fd()],
+            report: report_writer.as_fd(),
+            group: None,
+        };
+        let (pid, pidfd) = child::start(&program, &descriptors).map_err(fail("cannot clone"))?;
+        let deadline = clock::now() + CHECK_LIMIT;
+        self.check = Some(Check { path: path.to_owned(), pid, pidfd, output, report, client, deadline });
+        Ok(())
+    }
+
+    /// When [`Manager::reexec_timeout`] is due.
+    pub(crate) fn reexec_wakeup(&self) -> Option<Time> {
+        self.check.as_ref().map(|c| c.deadline)
+    }
+
+    /// Ends a check that takes too long; its end then tells why.
+    pub(crate) fn reexec_timeout(&mut self, now: Time) {
+        if let Some(check) = self.check.as_mut().filter(|c| c.deadline <= now) {
+            let _ = child::signal(check.pidfd.as_fd(), Signal::SIGKILL as i32);
+            check.deadline = now + CHECK_LIMIT;
+        }
+    }
+
+    /// Hears that process `pid` has ended. The one that was tried decides: hand over, or refuse.
+    pub(crate) fn reexec_check_ended(&mut self, pid: u32, how: &LastExit) {
+        let Some(check) = self.check.take_if(|c| c.pid == pid) else { return };
+        let mut said = [0; 256];
+        let count = read(&check.output, &mut said).unwrap_or(0);
+        let said = String::from_utf8_lossy(said.get(..count).unwrap_or_default()).into_owned();
+        let mut report = [0; 8];
+        let reported = read(&check.report, &mut report).unwrap_or(0);
+        let why = match ExecStep::parse(report.get(..reported).unwrap_or_default()) {
+            Some((_, errno)) => format!("cannot be run: {}", nix::errno::Errno::from_raw(errno).desc()),
+            None if said == CHECK_PASSED && *how == LastExit::Code(0) => return self.hand_over(&check),
+            None if said.is_empty() => format!("did not say that it can take over; it ended ({how})"),
+            None => said.trim_end().to_owned(),
+        };
+        let reason = format!("{} {why}; init runs on unchanged", check.path);
+        self.refuse_reexec(&check, reason);
+    }
+
+    fn refuse_reexec(&mut self, check: &Check, mut reason: String) {
+        self.host.log.error(format_args!("not handing over: {reason}"));
+        crate::ring::shorten(&mut reason, proto::control::DETAIL_MAX);
+        self.answer(check.client, &Reply::Refused { reason });
+    }
+
+    /// Becomes the program that was tried. Returns only when that failed.
+    fn hand_over(&mut self, check: &Check) {
+        if self.shutdown.is_some() {
+            return self.refuse_reexec(check, "the system is going down".to_owned());
+        }
+        self.host.log.info(format_args!("handing over to {}", check.path));
+        self.answer(check.client, &Reply::Accepted);
+        let Err(why) = self.replace_program(&check.path);
+        self.host.log.error(format_args!("cannot become {}: {why}; going on", check.path));
+    }
+
+    fn replace_program(&mut self, path: &str) -> Result<std::convert::Infallible, String> {
+        let state = self.state();
+        let memfd =
+            state.seal().map_err(|e| format!("cannot write the state down: {}", sys::errno_text(&e)))?;
+        let fds: Vec<RawFd> = state.descriptors().into_iter().chain([memfd.as_raw_fd()]).collect();
+        let result = fds
+            .iter()
+            .try_for_each(|fd| sys::pass_on(*fd, true))
+            .map_err(|e| format!("a descriptor cannot go along: {}", sys::errno_text(&e)))
+            .and_then(|()| {
+                let c_string = |s: String| CString::new(s).map_err(|_| "NUL byte".to_owned());
+                let arguments =
+                    ["init".to_owned(), RESUME_ARGUMENT.to_owned(), memfd.as_raw_fd().to_string()];
+                let arguments = arguments.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
+                let environment = std::env::vars().map(|(k, v)| c_string(format!("{k}={v}")));
+                let environment = environment.collect::<Result<Vec<_>, _>>()?;
+                execve(&c_string(path.to_owned())?, &arguments, &environment).map_err(|e| e.desc().to_owned())
+            });
+        for fd in fds {
+            // It was just opened or passed on: that it is kept to ourselves again cannot fail.
+            let _ = sys::pass_on(fd, false);
+        }
+        result
+    }
+
+    /// All that the next program has to know.
+    fn state(&self) -> State {
+        let number = |fd: &OwnedFd| fd.as_raw_fd();
+        let service = |id: ServiceId| {
+            let process = self.processes.get(id.index()).and_then(Option::as_ref);
+            let launch = self.launches.get(id.index()).and_then(|l| l.as_ref().ok());
+            Some(state::Service {
+                name: self.supervisor.unit(id)?.name.clone(),
+                life: self.supervisor.life(id)?.clone(),
+                process: process.map(|p| state::Process {
+                    pid: p.pid,
+                    pidfd: number(&p.pidfd),
+                    report: p.report.as_ref().map(number),
+                    notify: p.notify.as_ref().map(number),
+                }),
+                output: launch.and_then(|l| l.capture.as_ref()).map(Capture::save),
+            })
+        };
+        State {
+            run: self.setup.run.clone(),
+            services_directory: self.setup.services.clone(),
+            logs: self.setup.logs.clone(),
+            cgroup_mount: self.setup.cgroups.mount().map(Path::to_owned),
+            machine: self.setup.machine,
+            state_device: self.setup.state_device.clone(),
+            services: (0..).map(ServiceId).map_while(service).collect(),
+            listener: self.control.as_ref().map(|c| c.listener().as_raw_fd()),
+            keeper: self.keeper.as_ref().map(Keeper::save),
+            watchdog: self.host.watchdog.as_ref().map(Watchdog::save),
+            log: self.host.log.ring.content(),
+        }
+    }
+}
+
+/// Goes on where another program stopped.
+///
+/// # Errors
+/// Why that is not possible; the host is given back to end the machine with.
+pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manager, Box<(Host, String)>> {
+    let own = |fd: RawFd| sys::inherit(fd).map_err(|e| format!("descriptor {fd}: {}", sys::errno_text(&e)));
+    let optional = |fd: Option<RawFd>| fd.map(own).transpose();
+    let began = clock::now();
+    let taken = || -> Result<_, String> {
+        let watchdog = state.watchdog.as_ref().map(|w| own(w.device).map(|fd| Watchdog::resume(fd, w)));
+        let keeper = state.keeper.as_ref().map(|k| optional(k.socket).map(|fd| (fd, k)));
+        let mut services = Vec::new();
+        for s in &state.services {
+            let process = match &s.process {
+                None => None,
+                Some(p) => Some(Process {
+                    pid: p.pid,
+                    pidfd: own(p.pidfd)?,
+                    report: optional(p.report)?,
+                    notify: optional(p.notify)?,
+                }),
+            };
+            let capture = match &s.output {
+                None => None,
+                Some(o) => Some(Capture::resume(own(o.reader)?, own(o.writer)?, o)),
+            };
+            services.push((s.name.as_str(), s.life.clone(), process, capture));
+        }
+        Ok((watchdog.transpose()?, keeper.transpose()?, optional(state.listener)?, services))
+    };
+    let (watchdog, keeper, listener, services) = match taken() {
+        Ok(taken) => taken,
+        Err(why) => return Err(Box::new((host, why))),
+    };
+    host.watchdog = watchdog;
+    let cgroups = state.cgroup_mount.as_deref().map_or_else(Cgroups::none, |mount| Cgroups::new(mount).0);
+    let setup = Setup {
+        run: state.run.clone(),
+        services: state.services_directory.clone(),
+        logs: state.logs.clone(),
+        cgroups,
+        state_device: state.state_device.clone(),
+        machine: state.machine,
+    };
+    let mut captures = std::collections::BTreeMap::new();
+    let mut lives = Vec::new();
+    for (name, life, process, capture) in services {
+        captures.extend(capture.map(|c| (name.to_owned(), c)));
+        lives.push((name, life, process));
+    }
+    let inherited = Inherited {
+        control: listener.map(Server::resume),
+        keeper: keeper.zip(state.logs.as_deref()).map(|((fd, k), logs)| Keeper::resume(logs, fd, k)),
+        captures,
+    };
+    let mut manager = Manager::with(host, tools, setup, inherited);
+    for (name, life, process) in lives {
+        let Some(id) = manager.supervisor.find(name) else {
+            // Its file is gone: nobody would ever stop it. It is collected like any orphan.
+            if let Some(process) = process {
+                manager.host.log.warn(format_args!("{name} is no service any more: killing it"));
+                let _ = child::signal(process.pidfd.as_fd(), Signal::SIGKILL as i32);
+            }
+            continue;
+        };
+        manager.supervisor.resume(id, life);
+        if let Some(process) = process {
+            manager.adopt(id, process);
+        }
+    }
+    let took = clock::now().since(began).as_micros();
+    manager.host.log.info(format_args!("took over {} services in {took} us", state.services.len()));
+    Ok(manager)
+}
+
+impl Manager {
+    /// Sends an answer that was not known when the request came.
+    fn answer(&mut self, client: u32, reply: &Reply) {
+        if let Some(server) = &mut self.control {
+            server.reply(client, reply, &self.events);
+        }
+    }
+
+    /// Waits for what a process that is there already has to tell.
+    fn adopt(&mut self, id: ServiceId, process: Process) {
+        self.watch(id, &process);
+        if let Some(slot) = self.processes.get_mut(id.index()) {
+            *slot = Some(process);
+        }
+    }
+}
