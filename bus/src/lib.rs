@@ -12,6 +12,7 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`init1`] | `org.evenkeel.Init1`: services and the machine |
 //! | [`net1`] | `org.evenkeel.Net1`: ports, VIPs, peers |
 //! | [`provision1`] | `org.evenkeel.Provision1`: what the node is and which configuration it runs |
 //! | [`server`] | binding, authorisation, one task per client |
@@ -22,6 +23,7 @@
 
 pub mod client;
 mod freedesktop;
+pub mod init1;
 pub mod net1;
 pub mod provision1;
 mod sasl;
@@ -36,3 +38,6 @@ pub const NETD_SOCKET: &str = "/run/evenkeel/bus/netd";
 
 /// Where provisiond serves `org.evenkeel.Provision1` on a node.
 pub const PROVISIOND_SOCKET: &str = "/run/evenkeel/bus/provisiond";
+
+/// Where `org.evenkeel.Init1` is served on a node.
+pub const INIT_SOCKET: &str = "/run/evenkeel/bus/init";

@@ -12,6 +12,7 @@
 
 use crate::client::own_uid;
 use crate::freedesktop::Bus;
+use crate::init1::{self, Init1, InitState};
 use crate::net1::{self, Net1, NetState};
 use crate::provision1::{self, Provision1, ProvisionState};
 use crate::{sasl, wire};
@@ -28,7 +29,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
-use zbus::object_server::SignalEmitter;
 
 /// Clients served at a time: a console, an agent, a few watching tools. More are closed at once.
 pub const MAX_CLIENTS: usize = 16;
@@ -57,6 +57,8 @@ const TEMPORARY: &str = ".new";
 /// Which interfaces a daemon serves. Each is fed by a `watch` channel.
 #[derive(Clone, Debug, Default)]
 pub struct Interfaces {
+    /// `org.evenkeel.Init1`.
+    pub init: Option<watch::Receiver<InitState>>,
     /// `org.evenkeel.Net1`.
     pub net: Option<watch::Receiver<NetState>>,
     /// `org.evenkeel.Provision1`.
@@ -205,6 +207,9 @@ async fn attend(mut stream: UnixStream, own: u32, guid: String, mut interfaces: 
     if let Some(net) = &mut interfaces.net {
         net.mark_unchanged();
     }
+    if let Some(init) = &mut interfaces.init {
+        init.mark_unchanged();
+    }
     let mut builder = zbus::connection::Builder::authenticated_socket(
         wire::Guarded::new(stream, wire::CALL_MAX),
         guid.as_str(),
@@ -212,6 +217,9 @@ async fn attend(mut stream: UnixStream, own: u32, guid: String, mut interfaces: 
     .p2p()
     .max_queued(QUEUE)
     .serve_at("/org/freedesktop/DBus", Bus);
+    if let Some(init) = &interfaces.init {
+        builder = builder.serve_at(init1::OBJECT, Init1(init.clone()));
+    }
     if let Some(net) = &interfaces.net {
         builder = builder.serve_at(net1::OBJECT, Net1(net.clone()));
     }
@@ -225,18 +233,28 @@ async fn attend(mut stream: UnixStream, own: u32, guid: String, mut interfaces: 
     };
     tokio::select! {
         () = connection.closed() => {}
-        () = announce(&connection, interfaces.net) => debug!("client dropped: it does not read its signals"),
+        () = announce(&connection, interfaces.init, init1::OBJECT, init1::INTERFACE) => late(),
+        () = announce(&connection, interfaces.net, net1::OBJECT, net1::INTERFACE) => late(),
     }
     // A failure here means that it is closed already.
     let _ = timeout(SEND_DEADLINE, connection.close()).await;
 }
 
+fn late() {
+    debug!("client dropped: it does not read its signals");
+}
+
 /// Tells a client of changes until it fails to read one. Waits for ever when there is nothing to tell.
-async fn announce(connection: &zbus::Connection, net: Option<watch::Receiver<NetState>>) {
-    let Some(mut net) = net else { return std::future::pending().await };
-    let emitter = SignalEmitter::new(connection, net1::OBJECT).expect("the object's path is well formed");
-    while net.changed().await.is_ok() {
-        match timeout(SEND_DEADLINE, Net1::changed(&emitter)).await {
+async fn announce<T>(
+    connection: &zbus::Connection,
+    state: Option<watch::Receiver<T>>,
+    object: &str,
+    interface: &str,
+) {
+    let Some(mut state) = state else { return std::future::pending().await };
+    while state.changed().await.is_ok() {
+        let tell = connection.emit_signal(None::<&str>, object, interface, "Changed", &());
+        match timeout(SEND_DEADLINE, tell).await {
             Ok(Ok(())) => sleep(SIGNAL_GAP).await,
             Ok(Err(_)) | Err(_) => return,
         }

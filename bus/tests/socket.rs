@@ -82,7 +82,7 @@ fn beside_server<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
     let dir = Dir::new();
     let (net, net_seen) = watch::channel(state());
     let (provision, provision_seen) = watch::channel(ProvisionState::default());
-    let interfaces = Interfaces { net: Some(net_seen), provision: Some(provision_seen) };
+    let interfaces = Interfaces { net: Some(net_seen), provision: Some(provision_seen), init: None };
     let server = Server::bind(&dir.socket()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -91,6 +91,9 @@ pub(crate) enum Command {
         /// The port's name, as the machine's command line gave it.
         port: String,
     },
+    /// Serve what init says over D-Bus.
+    #[command(hide = true)]
+    InitBus,
     /// Leave the shell.
     #[command(hide = true, alias = "quit", alias = "logout")]
     Exit,
@@ -250,6 +253,7 @@ mod tests {
             ("show ?", Ok(Command::HelpShow)),
             ("shell", Ok(Command::Shell)),
             ("agent org.evenkeel.keel", Ok(Command::Agent { port: "org.evenkeel.keel".into() })),
+            ("init-bus", Ok(Command::InitBus)),
             ("quit", Ok(Command::Exit)),
         ];
         for (line, expected) in table {

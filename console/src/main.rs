@@ -11,6 +11,7 @@
 mod agent;
 mod command;
 mod control;
+mod init_bus;
 mod lines;
 mod render;
 mod session;
@@ -47,6 +48,12 @@ fn main() -> ExitCode {
             Ok(never) => match never {},
             Err(e) => Err(e.to_string()),
         },
+        Command::InitBus => {
+            match init_bus::run(proto::control::SOCKET_PATH.as_ref(), bus::INIT_SOCKET.as_ref()) {
+                Ok(never) => match never {},
+                Err(e) => Err(e.to_string()),
+            }
+        }
         command => {
             let mut ask = ask;
             let interactive = io::stdin().is_terminal() && io::stdout().is_terminal();

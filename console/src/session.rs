@@ -139,6 +139,7 @@ impl Session {
             }
             Command::Shell => return Err(Failure::NotHere("shell")),
             Command::Agent { .. } => return Err(Failure::NotHere("agent")),
+            Command::InitBus => return Err(Failure::NotHere("init-bus")),
             // Outside a shell there is nothing to leave.
             Command::Exit => String::new(),
         };
@@ -255,7 +256,7 @@ async fn within<T>(
 }
 
 /// Milliseconds of `CLOCK_BOOTTIME`, the clock of the daemons' rows.
-fn boottime_ms() -> u64 {
+pub(crate) fn boottime_ms() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("the kernel has this clock since 2.6.39");
     u64::try_from(Duration::from(now).as_millis()).unwrap_or(u64::MAX)
 }

@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer", "evenkeel-bus", "evenkeel-daemon"],
     ),
     ("evenkeel-provisiond", &["evenkeel-proto", "evenkeel-store", "evenkeel-bus", "evenkeel-daemon"]),
-    ("evenkeel-console", &["evenkeel-proto", "evenkeel-bus"]),
+    ("evenkeel-console", &["evenkeel-proto", "evenkeel-bus", "evenkeel-daemon"]),
     ("evenkeel-demo", &[]),
     ("evenkeel-image", &["evenkeel-proto"]),
     ("evenkeel-lab", &["evenkeel-proto", "evenkeel-image"]),

@@ -45,10 +45,10 @@ impl Daemons {
             let peer = PeerRow { node: "b1".into(), ..PeerRow::default() };
             let state = NetState { vips: vec![vip], peers: vec![peer], ports: Vec::new() };
             let (_net, seen) = watch::channel(state);
-            let net = Interfaces { net: Some(seen), provision: None };
+            let net = Interfaces { net: Some(seen), ..Interfaces::default() };
             let row = StateRow { node: "a1".into(), ..StateRow::default() };
             let (_provision, seen) = watch::channel(ProvisionState { row });
-            let provision = Interfaces { net: None, provision: Some(seen) };
+            let provision = Interfaces { provision: Some(seen), ..Interfaces::default() };
             runtime.block_on(async {
                 tokio::select! {
                     ended = netd.serve(net) => panic!("{ended:?}"),
