@@ -47,12 +47,17 @@ fn of_outer_cargo(name: &OsString) -> bool {
 
 /// Builds all device programs; returns the folder they are in. Cargo tells its progress itself.
 pub fn build(offline: bool) -> Result<PathBuf, LabError> {
+    build_crates(&CRATES, offline)
+}
+
+/// Builds the device programs of `crates` alone, as [`build`] does.
+pub fn build_crates(crates: &[&str], offline: bool) -> Result<PathBuf, LabError> {
     let target_dir = workspace().join("target/device");
     let mut command = cargo();
     command
         .args(["build", "--quiet", "--profile", "device", "--target", TARGET, "--target-dir"])
         .arg(&target_dir);
-    for name in CRATES {
+    for name in crates {
         command.args(["-p", name]);
     }
     if offline {
