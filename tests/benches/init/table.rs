@@ -1,8 +1,10 @@
 //! The table, as Markdown for `docs/benchmarks.md`, and the machine it was made on.
 
 use std::fs;
+use std::path::Path;
 
-use crate::measure::{DEATHS_PER_ROUND, Figures, ORPHANS};
+use crate::measure::Figures;
+use crate::packages;
 use crate::statistics::{median, percentile};
 use crate::subject::{Kind, Subject};
 
@@ -29,10 +31,11 @@ pub(crate) fn machine(load_before: &str, rounds: usize) -> String {
 type Column = (&'static str, fn(&Figures) -> Option<String>);
 
 /// What stands in a supervisor's row, in order.
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     ("programs, kB", |f| Some(format!("{:.0}", f.size as f64 / 1e3))),
-    ("memory, 10 services, MB", |f| Some(format!("{:.2}", megabytes(median(&f.memory_few)?)))),
-    ("100 services, MB", |f| Some(format!("{:.2}", megabytes(median(&f.memory_many)?)))),
+    ("private memory, 10 services, MB", |f| Some(format!("{:.2}", megabytes(median(&f.memory_few)?)))),
+    ("its Pss, MB", |f| Some(format!("{:.2}", megabytes(median(&f.proportional_few)?)))),
+    ("private, 100 services, MB", |f| Some(format!("{:.2}", megabytes(median(&f.memory_many)?)))),
     ("death to main, ms: median / p99 (deaths)", |f| {
         let (middle, high) = (median(&f.deaths)?, percentile(&f.deaths, 99)?);
         Some(format!("{middle:.2} / {high:.2} ({})", f.deaths.len()))
@@ -60,8 +63,7 @@ fn spread(samples: &[f64]) -> Option<String> {
 }
 
 /// The whole table. A cell is empty where nothing applies or nothing could be measured.
-pub(crate) fn render(subjects: &[Subject], figures: &[Figures]) -> String {
-    const { assert!(DEATHS_PER_ROUND > 0 && ORPHANS == 10_000) };
+pub(crate) fn render(subjects: &[Subject], figures: &[Figures], peers: &Path) -> String {
     let mut columns = COLUMNS.to_vec();
     if figures.iter().any(|f| !f.reexec.is_empty()) {
         columns.extend(REEXEC);
@@ -73,7 +75,8 @@ pub(crate) fn render(subjects: &[Subject], figures: &[Figures]) -> String {
     for (subject, figures) in subjects.iter().zip(figures) {
         let cells: Vec<_> = columns.iter().map(|(_, cell)| cell(figures).unwrap_or_default()).collect();
         let star = if subject.kind == Kind::Reaper { " (one child)" } else { "" };
-        lines.push(format!("| {}{star} | {} |", subject.name, cells.join(" | ")));
+        let version = packages::version(peers, subject).map(|v| format!(" {v}")).unwrap_or_default();
+        lines.push(format!("| {}{version}{star} | {} |", subject.name, cells.join(" | ")));
     }
     for (subject, figures) in subjects.iter().zip(figures) {
         for failure in &figures.failures {
