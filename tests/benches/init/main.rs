@@ -13,7 +13,7 @@
 //! nothing of the host starts, changes or stays. Rounds are interleaved, so that the machine's other work hits all
 //! subjects alike. It measures and judges nothing: `docs/benchmarks.md` has the bars.
 //!
-//! `cargo bench -p evenkeel-tests --bench init [-- --rounds N --only NAME,NAME --offline]`. Without `--bench`, which
+//! `cargo bench --profile dev -p evenkeel-tests --bench init [-- --rounds N --only NAME,NAME --offline]`. Without `--bench`, which
 //! `cargo test` does not pass, it does nothing.
 
 mod measure;

@@ -75,14 +75,13 @@ pub(crate) fn round(stage: &Stage, subject: &Subject, figures: &mut Figures) -> 
             let lives = all_up(&running, FEW)?;
             settle(&running, &lives)?;
             remember(&memory(&running)?, figures);
-            // With few services: wait(2) for any child looks at each living one first, which is the kernel's time.
+            // With few services: what they cost is no part of it.
             if subject.scaffold.is_empty() {
                 orphans(stage, &running, figures)?;
             }
             drop(running);
-            if subject.control
-                && let Some((ms, lost)) = reexec::measure(stage, subject)?
-            {
+            if subject.control {
+                let (ms, lost) = reexec::measure(stage, subject)?;
                 figures.reexec.push(ms);
                 figures.lost.push(lost);
             }

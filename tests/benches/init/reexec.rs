@@ -1,8 +1,5 @@
 //! Re-exec with 100 services running, one of which writes all the time: how long PID 1 does not answer, and what of
 //! the output is missing afterwards.
-//!
-//! Only for an init that knows the request. Whether the protocol has it is asked of `proto` by its name, whether the
-//! running program does it, of that program: until both do, there is no such figure.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,9 +14,6 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use proto::control::{PACKET_MAX, Reply, Request, ServiceRow};
 use proto::envelope;
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error as NameError, StrDeserializer};
 
 use crate::measure::{MANY, all_up, ms};
 use crate::namespace::{MOMENT, PATIENCE, Running, Stage};
@@ -27,8 +21,6 @@ use crate::reports;
 use crate::subject::Subject;
 use crate::subjects::evenkeel;
 
-/// The request's name in `proto::control::Request`.
-const NAME: &str = "ReExec";
 /// Numbered lines the talking service writes, 8 bytes each, about one every 150 us: some seconds, and they fit the
 /// kept log file whole.
 const LINES: usize = 8_000;
@@ -36,37 +28,23 @@ const LINE_LEN: usize = 8;
 /// When the request comes: the talker is in the middle of its lines.
 const LEAD_IN: Duration = Duration::from_millis(300);
 
-/// The request, once the protocol has a variant of that name without fields.
-fn request() -> Option<Request> {
-    let name: StrDeserializer<'_, NameError> = NAME.into_deserializer();
-    Request::deserialize(name).ok()
-}
-
-/// Milliseconds without an answer and bytes lost; `None` when init does not know the request.
-pub(crate) fn measure(stage: &Stage, subject: &Subject) -> Result<Option<(f64, f64)>, String> {
-    match request() {
-        Some(request) => re_execute(stage, subject, &request),
-        None => Ok(None),
-    }
-}
-
-fn re_execute(stage: &Stage, subject: &Subject, request: &Request) -> Result<Option<(f64, f64)>, String> {
+/// Milliseconds from the request until the next program answers, the trial of that program included, and bytes lost.
+pub(crate) fn measure(stage: &Stage, subject: &Subject) -> Result<(f64, f64), String> {
     let running = stage.start_with(subject, |root| evenkeel::prepare_talking(root, MANY, LINES))?;
     all_up(&running, MANY)?;
     running.quiet(LEAD_IN)?;
     let socket = running.root.outside(evenkeel::CONTROL);
     let before = rows(&socket).map_err(|e| running.told(&format!("its control socket: {e}")))?;
     let from = reports::now();
-    match ask(&socket, request).map_err(|e| running.told(&format!("{NAME}: {e}")))? {
+    match ask(&socket, &Request::ReExec { path: None }).map_err(|e| running.told(&format!("re-exec: {e}")))? {
         Reply::Accepted => {}
-        Reply::Refused { .. } => return Ok(None),
-        other => return Err(running.told(&format!("{NAME} was answered by {other:?}"))),
+        other => return Err(running.told(&format!("re-exec was answered by {other:?}"))),
     }
     let after = loop {
         match rows(&socket) {
             Ok(rows) => break rows,
             Err(error) if ms(reports::now() - from) > PATIENCE.as_secs_f64() * 1e3 => {
-                return Err(running.told(&format!("no answer after {NAME}: {error}")));
+                return Err(running.told(&format!("no answer after the re-exec: {error}")));
             }
             Err(_) => {}
         }
@@ -81,7 +59,7 @@ fn re_execute(stage: &Stage, subject: &Subject, request: &Request) -> Result<Opt
     if done.number != evenkeel::TALKER as u64 {
         return Err(running.told(&format!("service {} started over the re-exec", done.number)));
     }
-    Ok(Some((took, lost(&running)? as f64)))
+    Ok((took, lost(&running)? as f64))
 }
 
 /// Bytes of the talker's lines that are not in its log file. The file is written in batches: what is missing is
