@@ -18,6 +18,7 @@ show ports             network ports and why one is not usable
 show vips              virtual addresses: who holds them, where they would go
 show peers             the other nodes
 show services          programs on this node
+show boot              this boot and how the ones before it ended
 show log [SERVICE]     last lines of its output, or of init's own (-n LINES)
 restart SERVICE        stop a service and start it again
 reboot, power-off      stop everything in order (asks first; --yes does not)
@@ -27,11 +28,11 @@ help, ?                this list; \"show ?\" lists what can be shown
 ";
 
 /// What `show ?` prints.
-pub(crate) const HELP_SHOW: &str = "show state|ports|vips|peers|services|log [SERVICE] [-n LINES]\n";
+pub(crate) const HELP_SHOW: &str = "show state|boot|ports|vips|peers|services|log [SERVICE] [-n LINES]\n";
 
 /// Words offered by Tab at the first and the second place.
 const VERBS: [&str; 9] = ["exit", "help", "init", "power-off", "reboot", "restart", "show", "version", "?"];
-const SUBJECTS: [&str; 6] = ["log", "peers", "ports", "services", "state", "vips"];
+const SUBJECTS: [&str; 7] = ["boot", "log", "peers", "ports", "services", "state", "vips"];
 
 /// Reads the state of this node and changes what may be changed by hand.
 #[derive(Debug, Parser)]
@@ -116,6 +117,8 @@ pub(crate) enum Init {
 pub(crate) enum Show {
     /// This node at a glance.
     State,
+    /// This boot and the ones before it.
+    Boot,
     /// Ports.
     Ports,
     /// Virtual addresses.
@@ -230,6 +233,7 @@ mod tests {
         let table = [
             ("show", Ok(Command::Show { what: None })),
             ("show state", show(Show::State)),
+            ("show boot", show(Show::Boot)),
             ("keel show vips", show(Show::Vips)),
             ("  show\t ports  ", show(Show::Ports)),
             ("show v", show(Show::Vips)),

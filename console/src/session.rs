@@ -156,6 +156,10 @@ impl Session {
                 Reply::Services(rows) => render::services(&rows),
                 _ => return Err(ControlError::Mismatch.into()),
             },
+            Show::Boot => match control::ask(&self.places.init, &Request::Boot, COMMAND_LIMIT)? {
+                Reply::Boot(boot) => render::boot(&boot),
+                _ => return Err(ControlError::Mismatch.into()),
+            },
             Show::Log { service, lines } => {
                 let request = Request::Log { service: service.clone(), lines: *lines };
                 match control::ask(&self.places.init, &request, COMMAND_LIMIT)? {

@@ -28,6 +28,12 @@ use crate::{PRODUCT, digest, uki};
 pub const PROGRAMS: [&str; 4] = ["init", "netd", "provisiond", "keel"];
 /// Mount points, in the root and in the initramfs.
 const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "state", "tmp"];
+/// The Debian package with the checker of STATE, its file there, and its place in the root.
+const CHECKER_PACKAGE: &str = "e2fsck-static";
+const CHECKER_FILE: &str = "sbin/e2fsck.static";
+const CHECKER: &str = "/bin/e2fsck";
+/// The empty file system of STATE, for init.
+const STATE_IMAGE: &str = "/lib/evenkeel/state.ext4";
 const CMDLINE: &str = "console=ttyS0,115200 panic=10 quiet loglevel=4";
 /// Added for the rescue system, in front of the builder's own words: an open quote or a `--` in them must not hide it.
 const RESCUE_FLAG: &str = "evenkeel.rescue";
@@ -59,7 +65,13 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let sets = ModuleSets::select(options, &kernel)?;
 
     progress.step("packing the root");
-    let root = root_tree(options, &inputs, &kernel, &sets.root, &manifest)?;
+    let deb = cache.read(&inputs.checker)?;
+    let checker = deb::file(&options.cache.join(&inputs.checker.file), &deb, CHECKER_FILE)?;
+    drop(deb);
+    let work = WorkDir::beside(&options.out)?;
+    let state = disk::state_file_system(&work.0, &options.out, kernel.time)?;
+    let own = [(CHECKER, 0o755, checker), (STATE_IMAGE, 0o644, state.clone())];
+    let root = root_tree(options, &inputs, &kernel, &sets.root, &manifest, own)?;
     let squashfs = root.squashfs(kernel.time)?;
     let initramfs = initramfs(&inputs, &kernel, &sets.early, Payload::Root(&squashfs));
     let release = release(options.flavour, &kernel);
@@ -89,10 +101,10 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
         loader: &inputs.loader,
         uki: &uki,
         rescue: &rescue,
+        state: &state,
         watchdog_s: watchdog_seconds(options),
         time: kernel.time,
     };
-    let work = WorkDir::beside(&options.out)?;
     let raw = work.0.join("disk");
     disk::write(&raw, &options.out, &work.0, &table, &contents)?;
     let finished = match options.format {
@@ -161,6 +173,7 @@ struct Inputs {
     overlays: Vec<(PathBuf, Tree)>,
     extra: Vec<(String, u16, Vec<u8>)>,
     package: Chosen,
+    checker: Chosen,
 }
 
 impl Inputs {
@@ -197,6 +210,7 @@ impl Inputs {
             overlays,
             extra,
             package: cache(options).choose(options.flavour)?,
+            checker: cache(options).choose_package(CHECKER_PACKAGE)?,
         })
     }
 
@@ -212,9 +226,10 @@ impl Inputs {
             version: version.into(),
             sha256,
         };
-        let package = &self.package;
+        let package = |p: &Chosen| input("package", &p.package, &p.version, p.sha256.clone());
         let mut inputs = vec![
-            input("package", &package.package, &package.version, package.sha256.clone()),
+            package(&self.package),
+            package(&self.checker),
             input(
                 "stub",
                 "linuxx64.efi.stub",
@@ -304,6 +319,7 @@ fn root_tree(
     kernel: &Kernel,
     modules: &[Module],
     manifest: &Manifest,
+    own: [(&str, u16, Vec<u8>); 2],
 ) -> Result<Tree, BuildError> {
     let mut tree = inputs.base.clone();
     for point in MOUNT_POINTS {
@@ -311,6 +327,9 @@ fn root_tree(
     }
     for (name, bytes) in inputs.programs.iter().filter(|(name, _)| *name != "init") {
         tree.file(&format!("/bin/{name}"), 0o755, bytes.clone())?;
+    }
+    for (path, mode, bytes) in own {
+        tree.file(path, mode, bytes)?;
     }
     let mut list = String::new();
     for module in modules {

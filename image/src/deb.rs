@@ -47,6 +47,28 @@ pub fn unpack(path: &Path, deb: &[u8]) -> Result<Kernel, BuildError> {
     Ok(kernel)
 }
 
+/// One file of a package's bytes, by its path without a leading slash; `path` names the package in errors.
+pub fn file(path: &Path, deb: &[u8], wanted: &str) -> Result<Vec<u8>, BuildError> {
+    let damaged = |detail: String| BuildError::DamagedPackage { path: path.to_owned(), detail };
+    let mut archive = ar::Archive::new(deb);
+    while let Some(entry) = archive.next_entry() {
+        let entry = entry.map_err(|e| damaged(e.to_string()))?;
+        if entry.header().identifier() != b"data.tar.xz" {
+            continue;
+        }
+        let mut data = tar::Archive::new(XzReader::new(entry, true));
+        for entry in data.entries().map_err(|e| damaged(e.to_string()))? {
+            let mut entry = entry.map_err(|e| damaged(e.to_string()))?;
+            let name = entry.path().map_err(|e| damaged(e.to_string()))?.to_string_lossy().into_owned();
+            let name = name.trim_start_matches("./");
+            if name.strip_prefix("usr/").unwrap_or(name) == wanted && entry.header().entry_type().is_file() {
+                return read_entry(&mut entry).map_err(|e| damaged(e.to_string()));
+            }
+        }
+    }
+    Err(damaged(format!("it holds no {wanted} in a data.tar.xz")))
+}
+
 fn read_data(data: impl Read, kernel: &mut Kernel) -> io::Result<()> {
     let mut archive = tar::Archive::new(data);
     for entry in archive.entries()? {

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -46,6 +47,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) loader: &'a [u8],
     pub(crate) uki: &'a [u8],
     pub(crate) rescue: &'a [u8],
+    /// The empty file system of STATE, as [`state_file_system`] makes it.
+    pub(crate) state: &'a [u8],
     pub(crate) watchdog_s: u16,
     /// Time of every file, seconds since 1970.
     pub(crate) time: u32,
@@ -127,7 +130,7 @@ pub(crate) fn write(
     disk.fat(part("SLOT-A"), &[(SLOT_FILE, contents.uki)])?;
     disk.fat(part("SLOT-B"), &[])?;
     disk.fat(part("RESCUE"), &[(REMOVABLE_PATH, contents.rescue), (RESCUE_MARK, b"evenkeel rescue\r\n")])?;
-    disk.ext4(part("STATE"))?;
+    write_sparsely(&file, part("STATE").start, contents.state).map_err(failed)?;
 
     // The tools may have cut or extended the file; the last sector is the table's.
     file.sync_all().map_err(failed)?;
@@ -208,28 +211,48 @@ impl Disk<'_> {
             .map_err(|e| BuildError::io("write", self.target, self.need, e))?;
         Ok(host)
     }
+}
 
-    fn ext4(&self, partition: &Partition) -> Result<(), BuildError> {
-        let id = Guid::derived("file system STATE");
-        let options = format!(
-            "offset={},hash_seed={id},resize={STATE_BLOCKS_MAX},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
-            partition.start
-        );
-        let mut mke2fs = MKE2FS.command();
-        mke2fs.env("E2FSPROGS_FAKE_TIME", self.time.to_string());
-        mke2fs.env("SOURCE_DATE_EPOCH", self.time.to_string()); // of newer versions
-        mke2fs.env("MKE2FS_CONFIG", "/dev/null");
-        mke2fs
-            .args(["-q", "-F", "-t", "ext4", "-m", "0", "-I", "256", "-i", "8192"])
-            .args(["-b", &EXT4_BLOCK.to_string()])
-            .args(["-O", STATE_FEATURES])
-            .args(["-L", &partition.name, "-U", &id.to_string()])
-            .args(["-J", "size=4", "-E", &options])
-            .arg(self.path)
-            .arg((STATE_FS / EXT4_BLOCK).to_string());
-        MKE2FS.run(&mut mke2fs, "make the file system of STATE", self.target, self.need)?;
-        Ok(())
+/// Makes the empty file system of STATE: init writes the same bytes where STATE is blank. `scratch` is an empty folder
+/// beside `target`, which messages name; `time` is seconds since 1970.
+pub(crate) fn state_file_system(scratch: &Path, target: &Path, time: u32) -> Result<Vec<u8>, BuildError> {
+    let path = scratch.join("state");
+    let failed = |e| BuildError::io("write", target, STATE_FS, e);
+    File::create(&path).and_then(|file| file.set_len(STATE_FS)).map_err(failed)?;
+    let id = Guid::derived("file system STATE");
+    let options = format!(
+        "hash_seed={id},resize={STATE_BLOCKS_MAX},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+    );
+    let mut mke2fs = MKE2FS.command();
+    mke2fs.env("E2FSPROGS_FAKE_TIME", time.to_string());
+    mke2fs.env("SOURCE_DATE_EPOCH", time.to_string()); // of newer versions
+    mke2fs.env("MKE2FS_CONFIG", "/dev/null");
+    mke2fs
+        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-I", "256", "-i", "8192"])
+        .args(["-b", &EXT4_BLOCK.to_string()])
+        .args(["-O", STATE_FEATURES])
+        .args(["-L", "STATE", "-U", &id.to_string()])
+        .args(["-J", "size=4", "-E", &options])
+        .arg(&path)
+        .arg((STATE_FS / EXT4_BLOCK).to_string());
+    MKE2FS.run(&mut mke2fs, "make the file system of STATE", target, STATE_FS)?;
+    let bytes = fs::read(&path).map_err(|e| BuildError::read(&path, e))?;
+    fs::remove_file(&path).map_err(|e| BuildError::io("remove", &path, 0, e))?;
+    if bytes.len() as u64 != STATE_FS {
+        let detail = format!("it made {} bytes", bytes.len());
+        return Err(BuildError::Tool { tool: "mke2fs", doing: format!("make {STATE_FS} bytes"), detail });
     }
+    Ok(bytes)
+}
+
+/// Writes what is not zero: the rest of the new disk is a hole.
+fn write_sparsely(file: &File, start: u64, bytes: &[u8]) -> std::io::Result<()> {
+    for (at, block) in (start..).step_by(EXT4_BLOCK as usize).zip(bytes.chunks(EXT4_BLOCK as usize)) {
+        if block.iter().any(|b| *b != 0) {
+            file.write_all_at(block, at)?;
+        }
+    }
+    Ok(())
 }
 
 /// Spelled out, because the host's configuration would choose otherwise from release to release.
@@ -251,6 +274,13 @@ mod tests {
         let size = |name: &str| table.partition(name).unwrap().size / MIB;
         assert_eq!((size("SLOT-A"), size("SLOT-B"), size("RESCUE")), (112, 112, 32));
         assert_eq!(size("STATE"), 1024 - 2 - 8 - 2 - 224 - 32);
+    }
+
+    #[test]
+    fn init_knows_the_slots_by_their_partitions() {
+        for (id, name) in proto::boot::SLOTS {
+            assert_eq!(Guid::derived(&format!("partition {name}")).to_string(), id, "{name}");
+        }
     }
 
     #[test]

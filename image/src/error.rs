@@ -44,10 +44,10 @@ pub enum BuildError {
 
     /// An offline build whose cache lacks the package.
     #[error(
-        "the cache {} has no kernel package of the flavour {flavour}: build once without --offline",
+        "the cache {} has no package for {wanted}: build once without --offline",
         cache.display()
     )]
-    NotCached { flavour: String, cache: PathBuf },
+    NotCached { wanted: String, cache: PathBuf },
 
     /// A package's bytes are not what was recorded, or cannot be unpacked.
     #[error("package {} is damaged ({detail}): delete it and build again without --offline", path.display())]

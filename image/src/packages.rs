@@ -1,7 +1,7 @@
-//! The kernel package: found and fetched by apt, kept in a download cache.
+//! The kernel package and the checker's: found and fetched by apt, kept in a download cache.
 //!
 //! ```text
-//! cache/index.toml     which package, version, file and SHA-256 was chosen for each flavour
+//! cache/index.toml     which package, version, file and SHA-256 was chosen for each flavour, and for a package by name
 //! cache/*.deb          the packages
 //! ```
 //! apt checks the archive's signature and the package's hash; we record the hash again, so that later (and
@@ -31,7 +31,7 @@ pub struct Chosen {
     pub size: u64,
 }
 
-/// `index.toml`: flavour to package.
+/// `index.toml`: flavour, or name of a package that is the same for all, to package.
 type Index = BTreeMap<String, Chosen>;
 
 /// Where to look for the kernel, and whether apt may be asked.
@@ -49,17 +49,40 @@ impl Cache<'_> {
     /// The kernel package of a flavour, fetched if it is not there. The bytes are checked when they are unpacked
     /// ([`Cache::read`]), not here: an unchanged image needs the name and hash only.
     pub fn choose(&self, flavour: Flavour) -> Result<Chosen, BuildError> {
+        self.known_or(&flavour.to_string(), || {
+            let meta = show(flavour.metapackage())?;
+            kernel_dependency(&meta)
+                .ok_or_else(|| BuildError::UnknownPackage { package: flavour.metapackage().into() })
+        })
+    }
+
+    /// The package of this name, fetched if it is not there; see [`Cache::choose`].
+    pub fn choose_package(&self, name: &str) -> Result<Chosen, BuildError> {
+        self.known_or(name, || {
+            let record = show(name)?;
+            let version = field(&record, "Version");
+            let version = version.ok_or_else(|| BuildError::UnknownPackage { package: name.to_owned() })?;
+            Ok((name.to_owned(), version.to_owned()))
+        })
+    }
+
+    /// What the index has for `key`, else the package and version that `find` names, fetched.
+    fn known_or(
+        &self,
+        key: &str,
+        find: impl FnOnce() -> Result<(String, String), BuildError>,
+    ) -> Result<Chosen, BuildError> {
         let mut index = self.read_index()?;
-        let known = index.get(&flavour.to_string());
-        if let Some(known) = known.filter(|k| self.dir.join(&k.file).is_file()) {
+        if let Some(known) = index.get(key).filter(|k| self.dir.join(&k.file).is_file()) {
             if self.offline || !self.refresh {
                 return Ok(known.clone());
             }
         } else if self.offline {
-            return Err(BuildError::NotCached { flavour: flavour.to_string(), cache: self.dir.to_owned() });
+            return Err(BuildError::NotCached { wanted: key.to_owned(), cache: self.dir.to_owned() });
         }
-        let chosen = self.fetch(flavour)?;
-        index.insert(flavour.to_string(), chosen.clone());
+        let (package, version) = find()?;
+        let chosen = self.fetch(package, version)?;
+        index.insert(key.to_owned(), chosen.clone());
         self.write_index(&index)?;
         Ok(chosen)
     }
@@ -107,11 +130,8 @@ impl Cache<'_> {
             .map_err(|e| BuildError::io("write", &path, text.len() as u64, e))
     }
 
-    fn fetch(&self, flavour: Flavour) -> Result<Chosen, BuildError> {
+    fn fetch(&self, package: String, version: String) -> Result<Chosen, BuildError> {
         fs::create_dir_all(self.dir).map_err(|e| BuildError::io("create", self.dir, 0, e))?;
-        let meta = show(flavour.metapackage())?;
-        let (package, version) = kernel_dependency(&meta)
-            .ok_or_else(|| BuildError::UnknownPackage { package: flavour.metapackage().into() })?;
         let wanted = format!("{package}={version}");
         let record = show(&wanted)?;
         let size = field(&record, "Size").and_then(|s| s.parse().ok()).unwrap_or(0);
@@ -147,7 +167,7 @@ impl Cache<'_> {
             let detail = "its SHA-256 is not the one in apt's signed list".to_owned();
             return Err(BuildError::DamagedPackage { path: came, detail });
         }
-        let file = came.file_name().and_then(|n| n.to_str()).unwrap_or("kernel.deb").to_owned();
+        let file = came.file_name().and_then(|n| n.to_str()).unwrap_or("package.deb").to_owned();
         let path = self.dir.join(&file);
         fs::rename(&came, &path).map_err(|e| BuildError::io("write", &path, size, e))?;
         Ok(Chosen { package, version, file, sha256, size })
@@ -232,10 +252,7 @@ mod tests {
         let dir = TestDir::new("cache");
         let cache = Cache { dir: dir.path(), offline: true, refresh: false };
         let error = cache.choose(Flavour::Cloud).unwrap_err().to_string();
-        assert!(
-            error.contains("has no kernel package of the flavour cloud: build once without --offline"),
-            "{error}"
-        );
+        assert!(error.contains("has no package for cloud: build once without --offline"), "{error}");
 
         let chosen = chosen(b"deb");
         cache.write_index(&Index::from([("cloud".to_owned(), chosen.clone())])).unwrap();

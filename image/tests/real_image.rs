@@ -59,7 +59,9 @@ fn build_quietly(options: &BuildOptions) -> Built {
 /// Fetches the kernel package if it is not there, for what builds offline.
 fn fill_cache() {
     let cache = image::Cache { dir: &default_cache(), offline: false, refresh: false };
-    cache.choose(image::Flavour::Cloud).unwrap_or_else(|e| panic!("{}", proto::text::one_line(&e)));
+    for chosen in [cache.choose(image::Flavour::Cloud), cache.choose_package("e2fsck-static")] {
+        chosen.unwrap_or_else(|e| panic!("{}", proto::text::one_line(&e)));
+    }
 }
 
 fn same_bytes(a: &Path, b: &Path) -> bool {

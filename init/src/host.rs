@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use proto::time::Time;
 
+use crate::boot::memory::Memory;
 use crate::events::Events;
 use crate::klog::Log;
 use crate::watchdog::Watchdog;
@@ -18,12 +19,13 @@ use crate::{clock, sys};
 /// The longest single wait: a lost wakeup costs at most this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Log, watchdog and signals.
+/// Log, watchdog, signals, and what is remembered of the boots.
 pub(crate) struct Host {
     pub(crate) log: Log,
     pub(crate) watchdog: Option<Watchdog>,
     /// Shared, so that it can be polled while the host is used.
     pub(crate) signals: Option<Rc<SignalFd>>,
+    pub(crate) memory: Memory,
 }
 
 impl Host {
@@ -49,7 +51,7 @@ impl Host {
                 None
             }
         };
-        Host { log, watchdog: None, signals }
+        Host { log, watchdog: None, signals, memory: Memory::default() }
     }
 
     /// Feeds the watchdog when it is time.

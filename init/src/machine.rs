@@ -9,7 +9,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::sync;
 
 use crate::boot::attempt::attempt;
-use crate::boot::state;
+use crate::boot::{memory, state};
 use crate::host::Host;
 use crate::shutdown::End;
 use crate::sys;
@@ -19,6 +19,7 @@ const SYNC_LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes what is in memory to disk, releases STATE, and ends the machine. All services are gone by now.
 pub(crate) fn end(mut host: Host, end: End) -> ! {
+    memory::close(&mut host, end);
     match attempt(&mut host, SYNC_LIMIT, release_state) {
         Ok(said) => host.log.info(format_args!("STATE: {said}")),
         Err(error) => host.log.error(format_args!("STATE: {error}; going down all the same")),
@@ -37,6 +38,12 @@ pub(crate) fn end(mut host: Host, end: End) -> ! {
     loop {
         host.pause(Duration::from_secs(60));
     }
+}
+
+/// Restarts the machine at once, with nothing written and nobody asked: the end of a crash. It returns only if the
+/// kernel refuses. Async-signal-safe: one system call.
+pub(crate) fn restart_at_once() {
+    let Err(_refused) = reboot(RebootMode::RB_AUTOBOOT);
 }
 
 fn release_state() -> Result<String, String> {

@@ -32,7 +32,7 @@ mod sys;
 mod watchdog;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use shutdown::End;
@@ -50,8 +50,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let is_pid_1 = std::process::id() == 1;
     if is_pid_1 {
-        // The kernel's log survives in pstore; standard error leads nowhere.
         std::panic::set_hook(Box::new(|info| {
+            sys::crash::panicked(info);
+            // Too early for that, or a child: standard error leads nowhere.
             let _ = std::fs::write("/dev/kmsg", format!("<2>init: internal error: {info}\n"));
         }));
     }
@@ -87,7 +88,8 @@ fn container(rest: &[&str]) -> ExitCode {
         |key: &str| rest.chunks_exact(2).find(|pair| pair.first() == Some(&key))?.last().map(PathBuf::from);
     match (value("--services"), value("--run"), value("--logs")) {
         (Some(services), Some(run), logs) => {
-            exit_code(boot::run_container(&services, &run, logs.as_deref().map(Path::new)))
+            let crashes = value("--crash-record");
+            exit_code(boot::run_container(&services, &run, logs.as_deref(), crashes.as_deref()))
         }
         _ => {
             eprintln!("{USAGE}");

@@ -199,6 +199,7 @@ impl Manager {
             self.control.as_ref().and_then(Server::next_wakeup),
             self.shutdown.as_ref().and_then(Shutdown::next_wakeup),
             self.reexec_wakeup(),
+            self.host.memory.next_wakeup(),
         ];
         self.host.wait_for(&mut self.events, timers.into_iter().flatten().min());
         let mut index = 0;
@@ -261,6 +262,7 @@ impl Manager {
 
     fn timeouts(&mut self) {
         let now = clock::now();
+        self.host.memory.handle_timeout(now);
         self.supervisor.handle_timeout(now, &mut self.orders);
         self.perform();
         if let Some(server) = &mut self.control {
@@ -483,6 +485,7 @@ impl Manager {
             End::PowerOff => "power-off",
         };
         self.host.log.warn(format_args!("{what} asked for by {why}: stopping services"));
+        self.host.memory.asked_by(why);
         let now = clock::now();
         self.shutdown = Some(Shutdown::new(now, end));
         self.supervisor.stop_all(now, &mut self.orders);

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,7 @@ impl Init {
             .args(["--services".into(), directory.join("services")])
             .args(["--run".into(), directory.join("run")])
             .args(["--logs".into(), directory.join("logs")])
+            .args(["--crash-record".into(), directory.join("crash")])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -380,4 +382,41 @@ fn a_program_that_cannot_take_over_is_refused() {
         assert!(matches!(&reply, Reply::Refused { reason } if reason.contains(why)), "{path}: {reply:?}");
     }
     assert_eq!(init.row("a").state, ServiceState::Ready);
+}
+
+/// A fatal signal in PID 1: written down, and the restart is the one of its namespace.
+#[test]
+fn a_crash_is_written_down_and_ends_in_a_restart() {
+    use std::os::unix::process::ExitStatusExt;
+    for signal in ["SEGV", "ABRT", "SYS"] {
+        let script = format!("kill -{signal} 1; exec sleep 1000");
+        let test = format!("crash-{signal}");
+        let script = format!("while [ ! -e $D/now ]; do sleep 0.05; done; {script}");
+        let mut init = Init::start(&test, &[("a", "restart = 'never'", &script)]);
+        init.wait_for("a: ready");
+        // The road goes along when another program takes over.
+        assert_eq!(init.ask(&Request::ReExec { path: None }), Reply::Accepted);
+        init.wait_for("took over 1 services");
+        fs::write(init.directory.join("now"), "").unwrap();
+        init.wait_for(&format!("init: SIG{signal} sent by process"));
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = init.unshare.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            // The log's end is the end of all its writers.
+            let _ = init.log.recv_timeout(Duration::from_millis(20));
+        };
+        // reboot(2) for a restart ends the first process of a namespace with SIGHUP (pid_namespaces(7)).
+        let hup = nix::sys::signal::Signal::SIGHUP as i32;
+        assert!(status.signal() == Some(hup) || status.code() == Some(128 + hup), "{status:?}");
+        let record = fs::read(init.directory.join("crash")).unwrap();
+        assert_eq!(
+            (&record[..8], &record[504..512], record.len()),
+            (&b"EKCRASH1"[..], &b"1HSARCKE"[..], 4096)
+        );
+        let number = nix::sys::signal::Signal::from_str(&format!("SIG{signal}")).unwrap() as u8;
+        assert_eq!(record[8], number);
+    }
 }

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::boot::{BootEntry, Fault};
 use crate::envelope::Message;
 
 /// Where init listens.
@@ -50,6 +51,8 @@ pub enum Request {
     /// Let the program at this absolute path take over as PID 1 while services run; `None` is the running one. Answered
     /// by [`Reply::Accepted`] when the program has shown that it can.
     ReExec { path: Option<String> },
+    /// What init remembers of this boot and the ones before it. Answered by [`Reply::Boot`].
+    Boot,
 }
 
 impl Message for Request {
@@ -71,6 +74,8 @@ pub enum Reply {
     System(SystemInfo),
     /// Nothing was changed; `reason` names the object, the rule and the next step.
     Refused { reason: String },
+    /// This boot and the ones before it.
+    Boot(BootInfo),
 }
 
 impl Message for Reply {
@@ -185,6 +190,32 @@ pub struct SystemInfo {
     pub memory: MemoryInfo,
 }
 
+/// This boot and the ones before it, as far as init knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootInfo {
+    /// Boots so far, this one included; 0 when it is not known.
+    pub count: u64,
+    /// The kernel's random id of this boot.
+    pub boot_id: String,
+    /// The slot it runs from; empty when unknown.
+    pub slot: String,
+    /// The boots before this one, the oldest first.
+    pub history: Vec<BootEntry>,
+    /// Watchdog resets within the last ten minutes of running time.
+    pub watchdog_resets: u32,
+    /// The machine's id, 32 hex digits, and in `machine_id_from` where it comes from.
+    pub machine_id: String,
+    pub machine_id_from: String,
+    /// What became of the random seed of the last boot.
+    pub seed: String,
+    /// What became of the wall clock.
+    pub clock: String,
+    /// The last crash of init or panic of the kernel there was.
+    pub last_fault: Option<Fault>,
+    /// Why this boot is not recorded on STATE; empty when it is.
+    pub not_recorded: String,
+}
+
 /// The hardware watchdog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchdogInfo {
@@ -219,12 +250,13 @@ pub struct MemoryInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::BootEnd;
     use crate::envelope::{decode, encode};
 
     /// The bytes of release 1, kept for ever: a change here is a change of the wire.
     #[test]
     fn requests_keep_their_bytes() {
-        let cases: [(Request, &[u8]); 9] = [
+        let cases: [(Request, &[u8]); 10] = [
             (Request::Services, b"\x01\x02\x01\0\x01\0\0\0\x00"),
             (Request::Log { service: None, lines: 200 }, b"\x01\x02\x01\0\x04\0\0\0\x01\x00\xc8\x01"),
             (
@@ -237,6 +269,7 @@ mod tests {
             (Request::SetHostname { name: "a1".into() }, b"\x01\x02\x01\0\x04\0\0\0\x05\x02a1"),
             (Request::System, b"\x01\x02\x01\0\x01\0\0\0\x06"),
             (Request::ReExec { path: Some("/i".into()) }, b"\x01\x02\x01\0\x05\0\0\0\x07\x01\x02/i"),
+            (Request::Boot, b"\x01\x02\x01\0\x01\0\0\0\x08"),
         ];
         for (message, bytes) in cases {
             assert_eq!(encode(&message), bytes, "{message:?}");
@@ -268,7 +301,20 @@ mod tests {
             state: Some(FilesystemInfo { device: "d".into(), size_bytes: 2, used_bytes: 1 }),
             memory: MemoryInfo { total_bytes: 4, available_bytes: 3 },
         };
-        let cases: [(Reply, &[u8]); 6] = [
+        let boot = BootInfo {
+            count: 9,
+            boot_id: "b".into(),
+            slot: "A".into(),
+            history: vec![BootEntry { count: 8, slot: "B".into(), ran_s: 60, ended: BootEnd::Panic }],
+            watchdog_resets: 1,
+            machine_id: "m".into(),
+            machine_id_from: "f".into(),
+            seed: "s".into(),
+            clock: "c".into(),
+            last_fault: Some(Fault { count: 8, text: "x".into() }),
+            not_recorded: String::new(),
+        };
+        let cases: [(Reply, &[u8]); 7] = [
             (
                 Reply::Services(vec![row(ServiceState::Ready, None)]),
                 b"\x02\x02\x01\0\x10\0\0\0\x00\x01\x04netd\x02\x01w\x01\x07\x01\xac\x02\x00",
@@ -292,6 +338,11 @@ mod tests {
                 b"\x02\x02\x01\0\x17\0\0\0\x03\x01\x01b\x02a1\x016\x01r\x01\x01i\x1e\x20\x01\x01d\x02\x01\x04\x03",
             ),
             (Reply::Refused { reason: "no".into() }, b"\x02\x02\x01\0\x04\0\0\0\x04\x02no"),
+            (
+                Reply::Boot(boot),
+                b"\x02\x02\x01\0\x1a\0\0\0\x05\x09\x01b\x01A\x01\x08\x01B\x3c\x03\x01\x01m\x01f\x01s\x01c\
+                  \x01\x08\x01x\x00",
+            ),
         ];
         for (message, bytes) in cases {
             assert_eq!(encode(&message), bytes, "{message:?}");

@@ -30,6 +30,8 @@ pub mod kind {
     pub const NODE_RECORD: u16 = 0x0401;
     /// What makes a node itself.
     pub const PERSONALITY: u16 = 0x0402;
+    /// What PID 1 remembers from boot to boot.
+    pub const BOOT_RECORD: u16 = 0x0403;
 }
 
 /// What an envelope carries. The number is the wire's; it is never given to anything else.

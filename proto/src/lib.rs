@@ -5,17 +5,19 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`boot`] | what PID 1 remembers from boot to boot |
 //! | [`cluster`] | the cluster file: types, parser, rules |
 //! | [`control`] | what the console and the daemons ask of init |
 //! | [`envelope`] | the versioned frame around every message and record |
 //! | [`part`] | what provisiond writes for each daemon |
 //! | [`personality`] | what makes a node itself, and how SMBIOS carries it |
-//! | [`record`] | what a node remembers from boot to boot |
+//! | [`record`] | what provisiond remembers from boot to boot |
 //! | [`roster`] | the public key of every node |
 //! | [`status`] | what nodes of a group tell each other every beat |
 //! | [`text`] | an error on one line, bytes in hexadecimal |
 //! | [`time`] | the instant and duration cores are driven with |
 
+pub mod boot;
 pub mod cluster;
 pub mod control;
 pub mod envelope;

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("evenkeel-peer", &["evenkeel-proto"]),
     ("evenkeel-bus", &[]),
     ("evenkeel-daemon", &[]),
-    ("evenkeel-init", &["evenkeel-proto"]),
+    ("evenkeel-init", &["evenkeel-proto", "evenkeel-store"]),
     ("evenkeel-netd-core", &["evenkeel-proto"]),
     (
         "evenkeel-netd",
@@ -60,7 +60,7 @@ const SOLE_IMPORTER: &[(&str, &str)] = &[
 
 /// PID 1 has no runtime, no bus, no cryptography: what it may use directly, and nothing else.
 const PID_1: &[&str] =
-    &["evenkeel-proto", "nix", "libc", "serde", "toml", "serde_path_to_error", "thiserror"];
+    &["evenkeel-proto", "evenkeel-store", "nix", "libc", "serde", "toml", "serde_path_to_error", "thiserror"];
 
 /// Two versions of these in one tree mean two event loops, two trust stores or two ideas of a kernel message.
 const NEVER_TWICE: &[&str] =

@@ -7,7 +7,7 @@ pub(crate) mod text;
 
 use bus::net1::{NetState, PeerRow, PortRow, VipRow};
 use bus::provision1::StateRow;
-use proto::control::{LogLine, ServiceRow, ServiceState, SystemInfo};
+use proto::control::{BootInfo, LogLine, ServiceRow, ServiceState, SystemInfo};
 use std::collections::BTreeMap;
 use text::{COLUMNS, age, bytes, clip, list, printable, table};
 
@@ -19,6 +19,34 @@ const STATE_LIST_LINES: usize = 2;
 
 /// Hex digits of a digest that are enough to compare by eye.
 const DIGEST_DIGITS: usize = 8;
+
+/// This boot and the ones before it, the latest first.
+pub(crate) fn boot(boot: &BootInfo) -> String {
+    let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { printable(text) };
+    let mut out = match boot.count {
+        0 => "boot      number unknown".to_owned(),
+        count => format!("boot      number {count}"),
+    };
+    out.push_str(&format!(" from slot {}, id {}\n", known(&boot.slot), known(&boot.boot_id)));
+    if !boot.not_recorded.is_empty() {
+        out.push_str(&format!("record    not kept on STATE: {}\n", printable(&boot.not_recorded)));
+    }
+    for entry in boot.history.iter().rev() {
+        let end = printable(&entry.ended.to_string());
+        out.push_str(&format!("before    {} ran {} s: {end}\n", entry.count, entry.ran_s));
+    }
+    out.push_str(&format!(
+        "resets    {} by the watchdog in the last 10 running minutes\n",
+        boot.watchdog_resets
+    ));
+    if let Some(fault) = &boot.last_fault {
+        out.push_str(&format!("fault     in boot {}: {}\n", fault.count, printable(&fault.text)));
+    }
+    let id = known(&boot.machine_id);
+    out.push_str(&format!("machine   {id} from {}\n", known(&boot.machine_id_from)));
+    out.push_str(&format!("seed      {}\nclock     {}\n", known(&boot.seed), known(&boot.clock)));
+    out
+}
 
 /// What [`state`] is made of. A part is `None` when its daemon did not answer; the caller says so itself.
 #[derive(Debug, Default)]

@@ -252,3 +252,44 @@ fn versions_and_banners() {
     assert_eq!(banner("", &none), "Evenkeel unknown, a node without a name. Type \"help\".\n");
     assert_eq!(banner("a\u{1b}c", &none), "Evenkeel unknown, a?c. Type \"help\".\n");
 }
+
+#[test]
+fn boots_the_latest_first_and_the_unknown_said() {
+    use proto::boot::{Action, BootEnd, BootEntry, Fault};
+    use proto::control::BootInfo;
+    let entry = |count, ended| BootEntry { count, slot: "SLOT-A".into(), ran_s: 60, ended };
+    let by = "the power\u{1b}button".to_owned();
+    let info = BootInfo {
+        count: 3,
+        boot_id: "b".into(),
+        slot: "SLOT-A".into(),
+        history: vec![
+            entry(1, BootEnd::Orderly { action: Action::PowerOff, by }),
+            entry(2, BootEnd::Watchdog),
+        ],
+        watchdog_resets: 1,
+        machine_id: "ab".into(),
+        machine_id_from: "SMBIOS".into(),
+        seed: "credited".into(),
+        clock: "plausible".into(),
+        last_fault: Some(Fault { count: 1, text: "SIGSEGV".into() }),
+        not_recorded: String::new(),
+    };
+    let text = "boot      number 3 from slot SLOT-A, id b\n\
+        before    2 ran 60 s: watchdog\n\
+        before    1 ran 60 s: power-off, asked for by the power?button\n\
+        resets    1 by the watchdog in the last 10 running minutes\n\
+        fault     in boot 1: SIGSEGV\n\
+        machine   ab from SMBIOS\n\
+        seed      credited\n\
+        clock     plausible\n";
+    assert_eq!(boot(&info), text);
+    let nothing = BootInfo { not_recorded: "no answer".into(), ..BootInfo::default() };
+    let text = boot(&nothing);
+    assert!(
+        text.starts_with(
+            "boot      number unknown from slot unknown, id unknown\nrecord    not kept on STATE: no answer\n"
+        ),
+        "{text}"
+    );
+}

@@ -4,19 +4,23 @@
 //! for PID 1. When the deadline passes the child is killed and forgotten; a process stuck in the kernel stays there,
 //! which is better than PID 1 stuck there. The child is reaped by init's general reaping.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, pipe2, write};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
+use nix::unistd::Pid;
 
 use crate::host::Host;
-use crate::{clock, sys};
+use crate::{clock, ring, sys};
 
 /// Bytes of a child's answer.
-const ANSWER_MAX: u64 = 4096;
+pub(crate) const ANSWER_MAX: usize = 8192;
 
 /// Runs `job` in a child and returns what it returned.
 ///
@@ -27,17 +31,40 @@ pub(crate) fn attempt(
     limit: Duration,
     job: impl FnOnce() -> Result<String, String>,
 ) -> Result<String, String> {
-    let (reader, writer) =
-        pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("cannot make a pipe: {}", e.desc()))?;
+    let done = attempt_with(host, limit, || {
+        job().map(|mut text| {
+            ring::shorten(&mut text, ANSWER_MAX - 1);
+            (text.into_bytes(), None)
+        })
+    });
+    done.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The same for bytes (less than [`ANSWER_MAX`]) and a file the child has opened: opening may block, too.
+///
+/// # Errors
+/// As above.
+pub(crate) fn attempt_with(
+    host: &mut Host,
+    limit: Duration,
+    job: impl FnOnce() -> Result<(Vec<u8>, Option<File>), String>,
+) -> Result<(Vec<u8>, Option<OwnedFd>), String> {
+    // Packets: an answer comes whole, in one piece, and with its descriptor.
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (reader, writer) = pair.map_err(|e| format!("cannot make a socket pair: {}", e.desc()))?;
     let pid = sys::child::fork_job(&[writer.as_raw_fd()], || {
-        let (mark, text) = match job() {
-            Ok(text) => ('+', text),
-            Err(text) => ('-', text),
+        let (mark, (answer, file)) = match job() {
+            Ok(done) => (b"+", done),
+            Err(mut text) => {
+                ring::shorten(&mut text, ANSWER_MAX - 1);
+                (b"-", (text.into_bytes(), None))
+            }
         };
-        let mut answer = format!("{mark}{text}");
-        crate::ring::shorten(&mut answer, ANSWER_MAX as usize);
-        // One write below the pipe's capacity: it neither blocks nor comes in parts.
-        i32::from(write(&writer, answer.as_bytes()).is_err())
+        let descriptors: Vec<_> = file.iter().map(AsRawFd::as_raw_fd).collect();
+        let passed = [ControlMessage::ScmRights(&descriptors)];
+        let passed = if file.is_some() { &passed[..] } else { &[] };
+        let parts = [IoSlice::new(mark), IoSlice::new(&answer)];
+        i32::from(sendmsg::<()>(writer.as_raw_fd(), &parts, passed, MsgFlags::MSG_NOSIGNAL, None).is_err())
     })
     .map_err(|e| format!("cannot fork: {}", sys::errno_text(&e)))?;
     drop(writer);
@@ -47,13 +74,86 @@ pub(crate) fn attempt(
         let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         return Err(format!("no answer within {} s", limit.as_secs()));
     }
-    let mut answer = String::new();
-    io::Read::take(std::fs::File::from(reader), ANSWER_MAX)
-        .read_to_string(&mut answer)
-        .map_err(|e| format!("unreadable answer: {}", sys::errno_text(&e)))?;
-    match answer.split_at_checked(1) {
-        Some(("+", text)) => Ok(text.to_owned()),
-        Some((_, text)) => Err(text.to_owned()),
+    receive(&reader)
+}
+
+fn receive(reader: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>), String> {
+    let unreadable = |e: nix::errno::Errno| format!("unreadable answer: {}", e.desc());
+    let mut answer = vec![0; ANSWER_MAX];
+    let mut parts = [IoSliceMut::new(&mut answer)];
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message =
+        recvmsg::<()>(reader.as_raw_fd(), &mut parts, Some(&mut control), flags).map_err(unreadable)?;
+    let (len, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC));
+    let mut file = None;
+    for part in message.cmsgs().map_err(unreadable)? {
+        if let ControlMessageOwned::ScmRights(descriptors) = part {
+            // Received a moment ago: nobody else has them.
+            file = descriptors.into_iter().map(sys::owned).next();
+        }
+    }
+    answer.truncate(len);
+    match answer.split_first() {
+        _ if cut => Err("its answer is too long".to_owned()),
+        Some((b'+', bytes)) => Ok((bytes.to_owned(), file)),
+        Some((_, text)) => Err(String::from_utf8_lossy(text).into_owned()),
         None => Err("ended without an answer".to_owned()),
+    }
+}
+
+/// Runs `job` in a child that nobody waits for; what it has to say it must say itself.
+pub(crate) fn detach(job: impl FnOnce()) -> Result<(), String> {
+    let forked = sys::child::fork_job(&[], || {
+        job();
+        0
+    });
+    forked.map(drop).map_err(|e| format!("cannot fork: {}", sys::errno_text(&e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::testdir::TestDir;
+    use std::io::Read;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn answers_errors_and_files_come_back() {
+        let mut host = Host::new();
+        assert_eq!(attempt(&mut host, LONG, || Ok("done".into())).as_deref(), Ok("done"));
+        assert_eq!(attempt(&mut host, LONG, || Ok(String::new())).as_deref(), Ok(""));
+        assert_eq!(attempt(&mut host, LONG, || Err("no".into())), Err("no".to_owned()));
+        let long = attempt(&mut host, LONG, || Ok("é".repeat(ANSWER_MAX))).unwrap();
+        assert!(long.len() > ANSWER_MAX - 8 && long.chars().all(|c| c == 'é'));
+        let too_long = attempt_with(&mut host, LONG, || Ok((vec![1; ANSWER_MAX], None)));
+        assert_eq!(too_long.unwrap_err(), "its answer is too long");
+
+        let dir = TestDir::new();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "text").unwrap();
+        let (bytes, file) = attempt_with(&mut host, LONG, || Ok((vec![7], File::open(&path).ok()))).unwrap();
+        let mut text = String::new();
+        File::from(file.unwrap()).read_to_string(&mut text).unwrap();
+        assert_eq!((bytes, text.as_str()), (vec![7], "text"));
+    }
+
+    #[test]
+    fn a_child_that_hangs_or_dies_holds_nobody() {
+        let mut host = Host::new();
+        let hang = || {
+            nix::unistd::pause();
+            Ok(String::new())
+        };
+        assert_eq!(
+            attempt(&mut host, Duration::from_millis(50), hang),
+            Err("no answer within 0 s".to_owned())
+        );
+        let die = || {
+            let _ = nix::sys::signal::raise(Signal::SIGKILL);
+            Ok(String::new())
+        };
+        assert_eq!(attempt(&mut host, LONG, die), Err("ended without an answer".to_owned()));
     }
 }

@@ -2,19 +2,31 @@
 //!
 //! ```text
 //! kernel file systems -> early modules -> watchdog -> [rescue asked for?] -> root -> other modules -> /run, /tmp,
-//! cgroup2 -> STATE -> loopback -> services
+//! cgroup2 -> STATE -> memory of the boots -> loopback -> services
 //! ```
 //! Two steps are essential, the root and STATE: when one fails the rescue prompt offers to try it again. All others
 //! say what failed and the boot goes on, because a machine that is half up can be looked at.
 
 pub(crate) mod attempt;
+pub(crate) mod block_file;
+mod clock_floor;
 mod cmdline;
+pub(crate) mod crash_record;
 pub(crate) mod disk;
+mod format;
+mod machine_id;
+pub(crate) mod memory;
 mod modules;
 pub(crate) mod mounts;
+mod pstore;
 mod rescue;
 mod root;
+mod seed;
+mod settings;
+mod slot;
 pub(crate) mod state;
+#[cfg(test)]
+mod testdir;
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -36,25 +48,17 @@ use rescue::{Leave, Reason};
 const RUN: &str = "/run/evenkeel";
 /// Service files.
 const SERVICES: &str = "/etc/evenkeel/services";
-/// Kernel settings of the appliance.
-const SETTINGS: [(&str, &str); 3] = [
-    // A kernel panic restarts the machine, so that the loader can turn to the other slot.
-    ("/proc/sys/kernel/panic", "10"),
-    ("/proc/sys/kernel/panic_on_oops", "1"),
-    // From the serial line (break): sync, remount read-only, restart; nothing that shows or changes memory.
-    ("/proc/sys/kernel/sysrq", "176"),
-];
-
 /// Boots the machine and runs it until it ends.
 pub(crate) fn run() -> ! {
     let mut host = Host::new();
     mounts::early(&mut host);
     host.log.open_kmsg();
     quiet_stdio(&mut host);
+    catch_crashes(&mut host);
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     modules::load(&mut host, Path::new("/boot/modules.list"), Path::new("/boot/modules"));
     take_watchdog(&mut host, &cmdline);
-    settings(&mut host);
+    settings::apply(&mut host);
     if cmdline.has("evenkeel.rescue") {
         let leave = rescue::prompt(&mut host, &Reason::Asked);
         host = unless_ended(host, leave);
@@ -76,6 +80,7 @@ pub(crate) fn run() -> ! {
         _ => state::bring_up,
     };
     let (mut host, state_device) = essential(host, "mounting STATE", state_step);
+    memory::begin(&mut host, &cmdline);
     if let Err(error) = sys::net::loopback_up() {
         host.log.error(format_args!("cannot set lo up: {}", sys::errno_text(&error)));
     }
@@ -102,9 +107,17 @@ pub(crate) fn run() -> ! {
 }
 
 /// Runs services only, as a child of somebody else: no mounts, no modules, no watchdog, and the end is an exit.
-pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>) -> End {
+///
+/// With `crash`, a file, a crash of this process is written there: what the machine does, for tests. The restart is
+/// that of its pid namespace, so that it must be the first process of one.
+pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>, crash: Option<&Path>) -> End {
     let mut host = Host::new();
     host.log.open_stderr();
+    if let Some(path) = crash
+        && let Err(error) = record_crashes_at(path)
+    {
+        host.log.error(format_args!("{}: {}", path.display(), sys::errno_text(&error)));
+    }
     if let Err(error) = sys::become_subreaper() {
         host.log.warn(format_args!("orphans go elsewhere: {}", sys::errno_text(&error)));
     }
@@ -139,8 +152,18 @@ pub(crate) fn resume(number: &str) -> Result<End, String> {
     let machine = state.machine;
     let mut host = Host::new();
     match machine {
-        true => host.log.open_kmsg(),
-        false => host.log.open_stderr(),
+        true => {
+            host.log.open_kmsg();
+            catch_crashes(&mut host);
+        }
+        false => {
+            host.log.open_stderr();
+            if state.crash_file.is_some()
+                && let Err(error) = catch_crashes_in_container()
+            {
+                host.log.error(format_args!("crashes are not written down: {}", sys::errno_text(&error)));
+            }
+        }
     }
     host.log.ring = Ring::resume(&state.log);
     let resumed = match Tools::open() {
@@ -182,23 +205,32 @@ fn unless_ended(host: Host, leave: Leave) -> Host {
     }
 }
 
+/// From here on a crash of PID 1 restarts the machine; it is written down once STATE is up.
+fn catch_crashes(host: &mut Host) {
+    let log = fs::OpenOptions::new().write(true).open("/dev/kmsg").ok();
+    if let Err(error) = sys::crash::install(log, Some(machine::restart_at_once)) {
+        host.log.error(format_args!("a crash would be a kernel panic: {}", sys::errno_text(&error)));
+    }
+}
+
+fn catch_crashes_in_container() -> std::io::Result<()> {
+    // Elsewhere reboot(2) would mean the machine of whoever runs the test.
+    let first = std::process::id() == 1;
+    sys::crash::install(None, first.then_some(machine::restart_at_once as fn()))
+}
+
+fn record_crashes_at(path: &Path) -> std::io::Result<()> {
+    catch_crashes_in_container()?;
+    sys::crash::prepare(&crash_record::prepared(0, env!("CARGO_PKG_VERSION")));
+    sys::crash::set_file(block_file::open(path)?);
+    Ok(())
+}
+
 /// Nothing init or a library prints may block on a console that nobody reads.
 fn quiet_stdio(host: &mut Host) {
     let done = spawn::dev_null().and_then(|null| sys::replace_stdio(null.as_fd()));
     if let Err(error) = done {
         host.log.warn(format_args!("standard streams stay on the console: {}", sys::errno_text(&error)));
-    }
-}
-
-fn settings(host: &mut Host) {
-    for (path, value) in SETTINGS {
-        if let Err(error) = fs::write(path, value) {
-            host.log.warn(format_args!("{path}: {}", sys::errno_text(&error)));
-        }
-    }
-    // Ctrl-Alt-Del becomes SIGINT to PID 1 instead of a reset without a sync.
-    if let Err(errno) = nix::sys::reboot::set_cad_enabled(false) {
-        host.log.warn(format_args!("Ctrl-Alt-Del resets at once: {}", errno.desc()));
     }
 }
 

@@ -31,13 +31,21 @@ const CONSOLES_MAX: usize = 4;
 
 const HELP: &str = "\
 commands:
-  log        what init did so far
-  mounts     mounted file systems
-  disks      named partitions of all disks
-  retry      try again (or go on booting)
-  reboot     restart the machine
-  power-off  switch the machine off
+  log           what init did so far
+  mounts        mounted file systems
+  disks         named partitions of all disks
+  format-state  make STATE empty (asks first)
+  retry         try again (or go on booting)
+  reboot        restart the machine
+  power-off     switch the machine off
 ";
+
+/// What has to be typed before STATE is formatted.
+const FORMAT_WORD: &str = "destroy";
+const FORMAT_WARNING: &str = "\
+STATE is made empty. Lost are: the node's identity and key, its cluster file, its
+records and logs. The node has to get its personality anew. This cannot be undone.
+Type \"destroy\" to do it, anything else to leave it: ";
 
 /// Why the prompt is there.
 pub(crate) enum Reason<'a> {
@@ -59,6 +67,8 @@ struct Console {
     name: String,
     fd: OwnedFd,
     line: Splitter,
+    /// The next line answers [`FORMAT_WARNING`].
+    asked_to_format: bool,
 }
 
 /// Talks on every console until somebody, or the time, decides.
@@ -111,7 +121,26 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>) -> Leave {
                 _ => gone.push(console.name.clone()),
             }
             for line in lines {
+                if std::mem::take(&mut console.asked_to_format) {
+                    let answer = if line.trim() != FORMAT_WORD {
+                        "left as it is\n".to_owned()
+                    } else {
+                        match state::format_on_request(host) {
+                            Ok(device) => {
+                                format!("{device} has an empty file system now; \"retry\" uses it\n")
+                            }
+                            Err(error) => format!("{error}\n"),
+                        }
+                    };
+                    show(console, &format!("{answer}rescue> "));
+                    continue;
+                }
                 let answer = match command(line.trim()) {
+                    Command::FormatState => {
+                        console.asked_to_format = true;
+                        show(console, FORMAT_WARNING);
+                        continue;
+                    }
                     Command::Leave(leave) => return leave,
                     Command::Nothing => String::new(),
                     Command::Help => HELP.to_owned(),
@@ -136,6 +165,7 @@ enum Command {
     Log,
     Mounts,
     Disks,
+    FormatState,
     Leave(Leave),
     Nothing,
     Unknown,
@@ -148,6 +178,7 @@ fn command(line: &str) -> Command {
         "log" => Command::Log,
         "mounts" => Command::Mounts,
         "disks" => Command::Disks,
+        "format-state" => Command::FormatState,
         "retry" => Command::Leave(Leave::Retry),
         "reboot" => Command::Leave(Leave::End(End::Reboot)),
         "power-off" | "poweroff" => Command::Leave(Leave::End(End::PowerOff)),
@@ -174,7 +205,12 @@ fn open_consoles() -> Vec<Console> {
                 let path = format!("/dev/{name}");
                 Ok(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?.into())
             };
-            Some(Console { name: name.to_owned(), fd: open().ok()?, line: Splitter::default() })
+            Some(Console {
+                name: name.to_owned(),
+                fd: open().ok()?,
+                line: Splitter::default(),
+                asked_to_format: false,
+            })
         })
         .collect()
 }

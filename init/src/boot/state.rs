@@ -13,7 +13,7 @@ use proto::control::FilesystemInfo;
 
 use crate::boot::attempt::attempt;
 use crate::boot::disk::{self, Choice, Partition};
-use crate::boot::mounts;
+use crate::boot::{format, memory, mounts};
 use crate::host::Host;
 use crate::{clock, sys};
 
@@ -43,6 +43,10 @@ const PARTITIONS_MAX: usize = 256;
 pub(crate) fn bring_up(host: &mut Host) -> Result<String, String> {
     let device = find(host)?;
     let path = format!("/dev/{device}");
+    if format::has_image() && format::is_blank(host, &path) {
+        host.log.warn(format_args!("STATE: {path} is blank and gets an empty file system"));
+        format::format(host, &path)?;
+    }
     check(host, &path);
     let flags = mounts::DATA | MsFlags::MS_NOATIME;
     attempt(host, MOUNT_LIMIT, || {
@@ -58,6 +62,33 @@ pub(crate) fn bring_up(host: &mut Host) -> Result<String, String> {
     }
     directories(host);
     Ok(path)
+}
+
+/// Gives the STATE partition an empty file system, as a person at the rescue prompt asked. What it held is lost.
+///
+/// # Errors
+/// Why not; nothing was changed unless it names the device.
+pub(crate) fn format_on_request(host: &mut Host) -> Result<String, String> {
+    if !format::has_image() {
+        return Err(format!("this system does not carry {}; start a slot's system", format::IMAGE));
+    }
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if mounts.lines().any(|l| l.split(' ').nth(1) == Some(MOUNT_POINT)) {
+        return Err("STATE is mounted: restart with evenkeel.rescue or format from another system".to_owned());
+    }
+    let device = match disk::choose(&partitions()) {
+        Choice::Found { device, .. } => device,
+        Choice::None => return Err("no disk has a partition named STATE".to_owned()),
+        Choice::Ambiguous(devices) => {
+            return Err(format!(
+                "several partitions are named STATE: {}; leave only one",
+                devices.join(", ")
+            ));
+        }
+    };
+    let path = format!("/dev/{device}");
+    host.log.warn(format_args!("STATE: {path} is formatted as asked at the rescue prompt"));
+    format::format(host, &path).map(|()| path)
 }
 
 /// Uses memory instead of STATE, as `evenkeel.state=memory` asks.
@@ -85,7 +116,7 @@ pub(crate) fn info(device: &str) -> Option<FilesystemInfo> {
 }
 
 fn directories(host: &mut Host) {
-    for name in ["log", "evenkeel"] {
+    for name in ["log", "evenkeel", memory::DIRECTORY] {
         let path = Path::new(MOUNT_POINT).join(name);
         let made = match fs::create_dir(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),

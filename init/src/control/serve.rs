@@ -48,6 +48,7 @@ impl Manager {
                 Ok(()) => return,
                 Err(reason) => Err(reason),
             },
+            Request::Boot => Ok(Reply::Boot(self.host.memory.info())),
         };
         let reply = answer.unwrap_or_else(|mut reason| {
             shorten(&mut reason, DETAIL_MAX);

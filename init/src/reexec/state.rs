@@ -10,6 +10,7 @@ use proto::envelope::{self, Message};
 use proto::time::Time;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::memory::Memory;
 use crate::service::supervisor;
 use crate::sys;
 use crate::sys::memfd;
@@ -27,6 +28,10 @@ pub(crate) struct State {
     pub(crate) listener: Option<RawFd>,
     pub(crate) keeper: Option<Keeper>,
     pub(crate) watchdog: Option<Watchdog>,
+    /// What is remembered of the boots.
+    pub(crate) memory: Memory,
+    /// Where a crash is written.
+    pub(crate) crash_file: Option<RawFd>,
     /// init's own log.
     pub(crate) log: Vec<u8>,
 }
@@ -131,6 +136,7 @@ impl State {
             self.listener,
             self.keeper.as_ref().and_then(|k| k.socket),
             self.watchdog.as_ref().map(|w| w.device),
+            self.crash_file,
         ];
         self.services.iter().flat_map(of_service).chain(others).flatten().collect()
     }
@@ -157,6 +163,8 @@ mod tests {
             listener: Some(14),
             keeper: None,
             watchdog: None,
+            memory: Memory::default(),
+            crash_file: Some(15),
             log: Vec::new(),
         }
     }
@@ -165,7 +173,7 @@ mod tests {
     fn the_state_survives_its_memfd() {
         let back = State::read(state().seal().unwrap()).unwrap();
         assert_eq!(format!("{back:?}"), format!("{:?}", state()));
-        assert_eq!(back.descriptors(), [10, 11, 12, 13, 14]);
+        assert_eq!(back.descriptors(), [10, 11, 12, 13, 14, 15]);
     }
 
     #[test]

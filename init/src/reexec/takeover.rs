@@ -1,6 +1,7 @@
 //! The manager's side: check the program, hand over, take over.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use proto::time::Time;
 
 use super::state::{self, State};
 use super::{CHECK_ARGUMENT, CHECK_LIMIT, CHECK_PASSED, RESUME_ARGUMENT, SELF};
+use crate::boot::memory;
 use crate::control::socket::Server;
 use crate::host::Host;
 use crate::manager::{Inherited, Manager, Setup, Tools};
@@ -183,6 +185,8 @@ impl Manager {
             listener: self.control.as_ref().map(|c| c.listener().as_raw_fd()),
             keeper: self.keeper.as_ref().map(Keeper::save),
             watchdog: self.host.watchdog.as_ref().map(Watchdog::save),
+            memory: self.host.memory.clone(),
+            crash_file: sys::crash::file(),
             log: self.host.log.ring.content(),
         }
     }
@@ -216,13 +220,18 @@ pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manag
             };
             services.push((s.name.as_str(), s.life.clone(), process, capture));
         }
-        Ok((watchdog.transpose()?, keeper.transpose()?, optional(state.listener)?, services))
+        let crash_file = optional(state.crash_file)?.map(File::from);
+        Ok((watchdog.transpose()?, keeper.transpose()?, optional(state.listener)?, services, crash_file))
     };
-    let (watchdog, keeper, listener, services) = match taken() {
+    let (watchdog, keeper, listener, services, crash_file) = match taken() {
         Ok(taken) => taken,
         Err(why) => return Err(Box::new((host, why))),
     };
     host.watchdog = watchdog;
+    host.memory = state.memory.clone();
+    if let Some(file) = crash_file {
+        memory::resume_crash_file(&host, file);
+    }
     let cgroups = state.cgroup_mount.as_deref().map_or_else(Cgroups::none, |mount| Cgroups::new(mount).0);
     let setup = Setup {
         run: state.run.clone(),

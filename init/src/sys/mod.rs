@@ -8,8 +8,10 @@
 pub(crate) mod allocations;
 pub(crate) mod block;
 pub(crate) mod child;
+pub(crate) mod crash;
 pub(crate) mod memfd;
 pub(crate) mod net;
+pub(crate) mod random;
 pub(crate) mod watchdog;
 
 use std::fs::File;
