@@ -7,7 +7,12 @@
 //! ```
 //! A disk promises little: what was not synced may be lost, may have been written in another order than asked for, and
 //! the sector under the head when the power went may hold new bytes at its front and old ones behind.
-//! [`CrashDisk::survivors`] gives every image that can be found afterwards, or a fair choice of them.
+//! [`CrashDisk::survivors`] gives every image that can be found afterwards, or a fair choice of them. [`CrashFolder`] does
+//! the same for files that grow and change their names.
+
+mod folder;
+
+pub use folder::{CrashFile, CrashFolder, Fault};
 
 use crate::medium::Medium;
 use std::io;
@@ -57,16 +62,8 @@ impl CrashDisk {
     /// What the platter may hold after the power has gone.
     pub fn survivors(&self) -> Vec<Vec<u8>> {
         let n = self.cache.len();
-        let mut choices: Vec<Vec<usize>> = vec![];
-        if n <= ALL_SUBSETS_MAX {
-            choices.extend((0..1usize << n).map(|bits| (0..n).filter(|i| bits >> i & 1 == 1).collect()));
-        } else {
-            choices.extend((0..=n).map(|cut| (0..cut).collect()));
-            choices.extend((1..n).map(|cut| (cut..n).collect()));
-            choices.extend((0..n).map(|one| vec![one]));
-        }
         let mut images = Vec::new();
-        for choice in &choices {
+        for choice in &choices(n) {
             let mut image = self.platter.clone();
             for i in choice {
                 self.land(&mut image, *i, SECTOR);
@@ -95,6 +92,19 @@ impl CrashDisk {
     fn gone() -> io::Error {
         io::Error::other("power cut")
     }
+}
+
+/// Which of `n` things may have reached the platter: every subset of few, of many a fair choice.
+fn choices(n: usize) -> Vec<Vec<usize>> {
+    let mut choices: Vec<Vec<usize>> = vec![];
+    if n <= ALL_SUBSETS_MAX {
+        choices.extend((0..1usize << n).map(|bits| (0..n).filter(|i| bits >> i & 1 == 1).collect()));
+    } else {
+        choices.extend((0..=n).map(|cut| (0..cut).collect()));
+        choices.extend((1..n).map(|cut| (cut..n).collect()));
+        choices.extend((0..n).map(|one| vec![one]));
+    }
+    choices
 }
 
 impl Medium for CrashDisk {

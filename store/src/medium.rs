@@ -1,12 +1,13 @@
-//! The few things a record asks of a disk, and files as one.
+//! The few things a record or a journal asks of a disk, and files as one.
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use crate::folder::{Directory, Folder, Replace, place};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 
-/// A fixed number of bytes that can be read and overwritten in place. It never grows.
+/// Bytes that can be read and overwritten in place.
 pub trait Medium {
     /// Its size in bytes.
     fn len(&self) -> io::Result<u64>;
@@ -19,19 +20,25 @@ pub trait Medium {
     /// Fills `buffer` from `offset`; fewer bytes than that are an error.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Writes all of `data` at `offset`. Not durable before [`Medium::sync`].
+    /// Writes all of `data` at `offset`, within its size. Not durable before [`Medium::sync`].
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Returns once everything written is durable.
+    /// Returns once everything written is durable, its size included.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// Mode of record files: some hold the node's secret.
-const FILE_MODE: u32 = 0o600;
+/// A medium that can be made longer.
+pub trait Growing: Medium {
+    /// Makes it `len` bytes long and sets the disk's room aside, so that later writes there cannot find the disk full.
+    /// New bytes read as zeros; after a power cut before the next sync they may be anything. Never shortens.
+    ///
+    /// # Errors
+    /// `StorageFull` when there is no room: what was there before is as it was.
+    fn grow(&mut self, len: u64) -> io::Result<()>;
+}
+
 /// Mode of directories made for records.
 const DIR_MODE: u32 = 0o700;
-/// Ending of the name under which a file is prepared.
-const TEMPORARY: &str = "new";
 
 /// A file, locked against a second writer for as long as it is open.
 #[derive(Debug)]
@@ -40,50 +47,38 @@ pub struct FileMedium {
 }
 
 impl FileMedium {
+    /// Takes `file`, which its opener has locked.
+    pub(crate) fn locked(file: File) -> FileMedium {
+        FileMedium { file }
+    }
+
     /// Opens and locks `path`; `None` when there is no such file. Its name is durable then, also when its maker was
     /// killed before it had synced the directory; of its content see [`Medium::sync`].
     ///
     /// # Errors
     /// `WouldBlock` when another process holds it; otherwise what the kernel says.
     pub fn open(path: &Path) -> io::Result<Option<FileMedium>> {
-        match OpenOptions::new().read(true).write(true).open(path) {
-            Ok(file) => {
-                lock(&file)?;
-                sync_dir_of(path)?;
-                Ok(Some(FileMedium { file }))
-            }
+        let (mut directory, name) = Directory::of(path)?;
+        directory.open(name)
+    }
+
+    /// Opens `path` for reading only, without a lock: whoever holds it may go on writing. Writing to it fails.
+    pub fn open_read_only(path: &Path) -> io::Result<Option<FileMedium>> {
+        match OpenOptions::new().read(true).open(path) {
+            Ok(file) => Ok(Some(FileMedium { file })),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Makes the file `path` with `content`, all of it or, after a power cut, nothing: it is prepared beside its place,
-    /// synced, renamed, and the directory synced. The medium is as long as `content`.
+    /// Makes the file `path` with `content`, all of it or, after a power cut, nothing: see [`place`]. The medium is as
+    /// long as `content`.
     ///
     /// # Errors
     /// `AlreadyExists` when there is one; nothing was changed then. After any other error the file may be there whole.
     pub fn create(path: &Path, content: &[u8]) -> io::Result<FileMedium> {
-        let temporary = path.with_extension(TEMPORARY);
-        let mut options = OpenOptions::new();
-        // What a power cut left there is written over only after the lock says that nobody is at work on it.
-        let file =
-            options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&temporary)?;
-        lock(&file)?;
-        if fs::symlink_metadata(path).is_ok() {
-            // Nobody else may want the prepared file: who made the other one has renamed it away.
-            let _ = fs::remove_file(&temporary);
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let prepared =
-            file.set_len(0).and_then(|()| file.write_all_at(content, 0)).and_then(|()| file.sync_all());
-        if let Err(e) = prepared {
-            // A full disk gets its space back; the error to tell is the first one.
-            let _ = fs::remove_file(&temporary);
-            return Err(e);
-        }
-        fs::rename(&temporary, path)?;
-        sync_dir_of(path)?;
-        Ok(FileMedium { file })
+        let (mut directory, name) = Directory::of(path)?;
+        place(&mut directory, name, content, Replace::Never).map_err(|e| e.source)
     }
 }
 
@@ -108,11 +103,19 @@ impl Medium for FileMedium {
     }
 }
 
-fn lock(file: &File) -> io::Result<()> {
-    file.try_lock().map_err(|e| match e {
-        TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
-        TryLockError::Error(e) => e,
-    })
+impl Growing for FileMedium {
+    fn grow(&mut self, len: u64) -> io::Result<()> {
+        let present = self.len()?;
+        if len <= present {
+            return Ok(());
+        }
+        let signed = |n: u64| i64::try_from(n).map_err(io::Error::other);
+        match fallocate(&self.file, FallocateFlags::empty(), signed(present)?, signed(len - present)?) {
+            // A file system that cannot set room aside: the writes to come will say so when it is full.
+            Err(nix::errno::Errno::EOPNOTSUPP) => self.file.set_len(len),
+            other => Ok(other?),
+        }
+    }
 }
 
 /// Makes `path` and what is missing above it (mode 0700), each durable in its parent before the next is made.
@@ -130,16 +133,10 @@ pub fn create_dir_durably(path: &Path) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             other => other?,
         }
-        sync_dir_of(directory)?;
+        // The root has no name and no parent.
+        let Some(parent) = directory.parent() else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        fs::File::open(parent)?.sync_all()?;
     }
     Ok(())
-}
-
-/// Makes the name of `path` durable in its directory.
-fn sync_dir_of(path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(directory)?.sync_all()
 }
