@@ -181,8 +181,7 @@ impl Folder for Directory {
         let path = self.path.join(name);
         let mut options = OpenOptions::new();
         // What a power cut left there is emptied only after the lock says that nobody is at work on it.
-        let file =
-            options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path)?;
+        let file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(&path)?;
         Self::lock(&file, &path)?;
         file.set_len(0)?;
         Ok(FileMedium::locked(file))

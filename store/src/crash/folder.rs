@@ -258,9 +258,7 @@ impl CrashFolder {
             visit(world.survivor(&choice, None));
             // One more sector was under the head: the first or the last of those that did not make it.
             let missing = || {
-                (0..n).filter(|i| {
-                    !choice.contains(i) && matches!(world.pending[*i], Pending::Sector { .. })
-                })
+                (0..n).filter(|i| !choice.contains(i) && matches!(world.pending[*i], Pending::Sector { .. }))
             };
             let (first, last) = (missing().next(), missing().next_back());
             for torn in first.into_iter().chain(last.filter(|last| Some(*last) != first)) {
@@ -364,9 +362,10 @@ impl Medium for CrashFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let world = self.world.borrow();
         let end = offset + buffer.len() as u64;
-        let bad = world.unreadable.iter().any(|(name, at)| {
-            world.seen.names.get(name) == Some(&self.file) && (offset..end).contains(at)
-        });
+        let bad = world
+            .unreadable
+            .iter()
+            .any(|(name, at)| world.seen.names.get(name) == Some(&self.file) && (offset..end).contains(at));
         if bad {
             return Err(io::Error::other("unreadable"));
         }

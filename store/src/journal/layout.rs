@@ -161,9 +161,7 @@ impl Raw {
             return Err(EntryFault::Checksum);
         }
         let len = u32_at(&head, 4) as usize;
-        if !(HEADER_LEN..=ENVELOPE_MAX).contains(&len)
-            || offset + ENTRY_HEAD_LEN as u64 + len as u64 > end
-        {
+        if !(HEADER_LEN..=ENVELOPE_MAX).contains(&len) || offset + ENTRY_HEAD_LEN as u64 + len as u64 > end {
             return Err(EntryFault::Length);
         }
         let sequence = u64_at(&head, 8);
@@ -171,9 +169,7 @@ impl Raw {
             return Err(EntryFault::Order);
         }
         let mut envelope = vec![0; len];
-        medium
-            .read_at(offset + ENTRY_HEAD_LEN as u64, &mut envelope)
-            .map_err(|_| EntryFault::Unreadable)?;
+        medium.read_at(offset + ENTRY_HEAD_LEN as u64, &mut envelope).map_err(|_| EntryFault::Unreadable)?;
         if crc(&[&envelope]) != u32_at(&head, 24) {
             return Err(EntryFault::Checksum);
         }

@@ -392,7 +392,8 @@ impl<F: Folder> Journal<F> {
         }
         // What was whole when it was opened or appended, and cannot be read now, would be dropped.
         if (scan.end, scan.next, scan.remains.is_some()) != (self.end, self.next, self.remains.is_some()) {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "entries that were written are not read back");
+            let source =
+                io::Error::new(io::ErrorKind::InvalidData, "entries that were written are not read back");
             return Err(JournalError::Io { journal: self.path.clone(), what: "read it whole", source });
         }
         let numbers = self.numbers(more);
@@ -436,9 +437,7 @@ impl<F: Folder> Journal<F> {
             return Err(JournalError::Poisoned { journal: self.path.clone() });
         }
         match drafts.iter().map(|d| d.envelope.len()).find(|len| *len > ENVELOPE_MAX) {
-            Some(len) => {
-                Err(JournalError::TooLong { journal: self.path.clone(), len, max: ENVELOPE_MAX })
-            }
+            Some(len) => Err(JournalError::TooLong { journal: self.path.clone(), len, max: ENVELOPE_MAX }),
             None => Ok(()),
         }
     }
@@ -515,6 +514,10 @@ fn read<M: Medium>(file: &M, path: &Path) -> Result<(Header, u64, Scan), Journal
         return Err(JournalError::Size { journal: journal(), len, max: FILE_MAX });
     }
     let header = match Header::read(file) {
+        // A file shorter than its headers never had its name: it is not written on, zeros would go over the header.
+        Some(Ok(_)) if len < offset_of(HEADER_BLOCKS) => {
+            return Err(JournalError::Header { journal: journal() });
+        }
         Some(Ok(header)) => header,
         Some(Err(found)) => return Err(JournalError::Format { journal: journal(), found, known: FORMAT }),
         None => return Err(JournalError::Header { journal: journal() }),

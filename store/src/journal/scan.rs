@@ -75,8 +75,7 @@ pub(super) fn scan<M: Medium>(medium: &M, header: &Header, len: u64) -> Scan {
         match behind(medium, header, scan.end, blocks, scan.next) {
             Behind::KnownLoss { entries, end } => scan.take(entries, end),
             Behind::Entry { block, sequence } => {
-                let hole =
-                    Hole { block: scan.end, sequence: scan.next, fault, behind: Some(sequence) };
+                let hole = Hole { block: scan.end, sequence: scan.next, fault, behind: Some(sequence) };
                 scan.holes.push(hole);
                 scan.end = block;
                 after_hole = true;
