@@ -17,6 +17,9 @@ use store::{FileMedium, Record};
 
 type Found = Option<Vec<(u64, String)>>;
 
+/// Does something and tells whether it was acknowledged.
+type Operation<'a> = &'a dyn Fn(&CrashFolder) -> bool;
+
 /// What `folder` holds; opening must succeed.
 fn state(folder: &CrashFolder) -> (Found, Option<Content>) {
     match open(folder).unwrap_or_else(|e| panic!("cannot be opened: {e}")) {
@@ -116,7 +119,7 @@ fn journal_with(sector: usize, texts: &[&str]) -> CrashFolder {
 fn power_cut_at_every_step_of_every_operation() {
     let mut states = 0;
     for sector in [512, 4096] {
-        let mut cut = |what: &str, start: &CrashFolder, operation: &dyn Fn(&CrashFolder) -> bool| {
+        let mut cut = |what: &str, start: &CrashFolder, operation: Operation<'_>| {
             states += cut_everywhere(&format!("{what}, sectors of {sector}"), start, operation);
         };
         cut("create", &CrashFolder::new(sector), &|folder| {
@@ -211,7 +214,7 @@ fn records_are_made_and_put_in_one_step_too() {
         };
         let made = start.fork();
         assert!(make(&made));
-        let operations: [(_, &dyn Fn(&CrashFolder) -> bool, _, _); 2] =
+        let operations: [(_, Operation<'_>, _, _); 2] =
             [(&start, &make, None, "one"), (&made, &put, Some("one"), "two")];
         for (start, operation, before, after) in operations {
             let whole = start.fork();
