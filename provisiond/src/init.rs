@@ -60,6 +60,7 @@ pub(crate) fn set_hostname(path: &Path, name: &str) -> Result<(), InitError> {
     match envelope::decode::<Reply>(&packet[..len]).map_err(InitError::Form)? {
         Reply::Accepted => Ok(()),
         Reply::Refused { reason } => Err(InitError::Refused(reason)),
-        Reply::Services(_) | Reply::Log(_) | Reply::System(_) => Err(InitError::Mismatch),
+        // Answers to what was not asked.
+        _ => Err(InitError::Mismatch),
     }
 }
