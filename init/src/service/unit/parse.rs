@@ -1,10 +1,6 @@
-//! Service files: `/etc/evenkeel/services/NAME.toml`, parsed and checked. Pure: text in, units or refusals out.
-//!
-//! A file that breaks a rule is refused alone, with its line and key; what *requires* it is refused with it, since
-//! it could never start; what only comes *after* it boots without it. `docs/formats/service.md` is the user's page.
+//! One file: text to a unit, or the first breach with its line and key.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,10 +8,9 @@ use proto::control::SERVICE_NAME_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
-/// Services of one image; the rows of all of them must fit one control packet.
-pub(crate) const SERVICES_MAX: usize = 128;
-/// Bytes of a service file; real ones have a few hundred.
-pub(crate) const FILE_MAX: usize = 16 * 1024;
+use super::place::{line_of, shorten};
+use super::{FILE_MAX, Readiness, Refusal, Restart, StopSignal, Unit, service_name};
+
 /// Words of a command, entries of an environment, names in `after` or `requires`.
 const LIST_MAX: usize = 64;
 /// Bytes of one word or value.
@@ -25,117 +20,15 @@ const SPANNED_FIELD: &str = ".$__serde_spanned_private_value";
 /// Longest deadline in a file: an hour.
 const SECONDS_MAX: u64 = 3600;
 
-/// A service as init runs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unit {
-    /// The file's name without `.toml`.
-    pub(crate) name: String,
-    /// Program (absolute path) and arguments; never empty.
-    pub(crate) command: Vec<String>,
-    /// Started once these are ready or have failed to become ready once.
-    pub(crate) after: Vec<String>,
-    /// Not started for the first time before these are ready.
-    pub(crate) requires: Vec<String>,
-    /// What makes it ready.
-    pub(crate) ready: Readiness,
-    /// How long it may take to become ready.
-    pub(crate) ready_timeout: Duration,
-    /// Whether it is started again when it ends.
-    pub(crate) restart: Restart,
-    /// The signal that asks it to stop.
-    pub(crate) stop_signal: StopSignal,
-    /// How long it may take to stop before it is killed.
-    pub(crate) stop_timeout: Duration,
-    /// The terminal it gets as standard input, output and error; without one its output is kept by init.
-    pub(crate) tty: Option<String>,
-    /// Environment beside `PATH` and `TERM`.
-    pub(crate) environment: BTreeMap<String, String>,
-}
-
-/// What makes a service ready.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Readiness {
-    /// A line on the descriptor named by `NOTIFY_FD`.
-    Notify,
-    /// The program was executed.
-    #[default]
-    Exec,
-}
-
-/// Whether a service is started again when it ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Restart {
-    /// However it ended.
-    #[default]
-    Always,
-    /// Unless it exited with code 0.
-    OnFailure,
-    /// Not at all.
-    Never,
-}
-
-/// The signals a file may ask for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub(crate) enum StopSignal {
-    #[default]
-    Term,
-    Int,
-    Quit,
-    Hup,
-    Usr1,
-    Usr2,
-    Kill,
-}
-
-/// Why a file was refused. The other files are not affected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// The service's name.
-    pub(crate) name: String,
-    /// The file's name.
-    pub(crate) file: String,
-    /// Line, from 1; 0 when the file as a whole is meant.
-    pub(crate) line: usize,
-    /// The key; empty when the file as a whole is meant.
-    pub(crate) key: String,
-    /// What is wrong and what to do.
-    pub(crate) message: String,
-}
-
-impl Refusal {
-    /// A file that could not be read at all.
-    pub(crate) fn unreadable(name: &str, why: String) -> Refusal {
-        let (name, file) = (shorten(name), shorten(&format!("{name}.toml")));
-        Refusal { name, file, line: 0, key: String::new(), message: format!("cannot be read: {why}") }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.line > 0 {
-            write!(f, ":{}", self.line)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
 /// A unit with the places of its references, for the rules that need all files.
 #[derive(Clone, Debug)]
 pub(crate) struct Parsed {
     pub(crate) unit: Unit,
-    file: String,
-    command_line: usize,
-    after_line: usize,
-    requires_line: usize,
+    pub(super) file: String,
+    pub(super) command_line: usize,
+    pub(super) after_line: usize,
+    pub(super) requires_line: usize,
 }
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -294,104 +187,6 @@ fn words(
     Ok(out)
 }
 
-/// Whether `name` may name a service: it becomes a file name, a cgroup's name and a word on the console.
-pub(crate) fn service_name(name: &str) -> bool {
-    name.len() <= SERVICE_NAME_MAX
-        && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-}
-
-/// Applies the rules that need all files; `missing(program)` says why a program cannot be run, if it cannot.
-///
-/// Returns the units in name order and a refusal for every other file.
-pub(crate) fn check(
-    parsed: Vec<Parsed>,
-    refused: &mut Vec<Refusal>,
-    missing: impl Fn(&str) -> Option<String>,
-) -> Vec<Unit> {
-    let mut good: BTreeMap<String, Parsed> = BTreeMap::new();
-    for p in parsed {
-        let program = p.unit.command.first().map_or("", String::as_str);
-        if let Some(why) = missing(program) {
-            refused.push(p.refusal(p.command_line, "command", format!("{program} cannot be run: {why}")));
-        } else {
-            good.insert(p.unit.name.clone(), p);
-        }
-    }
-    for name in on_cycles(&good) {
-        if let (Some(path), Some(p)) = (cycle_through(&good, &name), good.get(&name)) {
-            let next = path.get(1).map_or("", String::as_str);
-            let by_requires = p.unit.requires.iter().any(|r| r == next);
-            let (line, key) =
-                if by_requires { (p.requires_line, "requires") } else { (p.after_line, "after") };
-            refused.push(p.refusal(line, key, format!("waits for itself: {}", path.join(" -> "))));
-        }
-    }
-    good.retain(|name, _| !refused.iter().any(|r| r.name == *name));
-    // What requires a refused or absent service goes too, until nothing changes: at most once per service.
-    loop {
-        let lost = good.values().find_map(|p| {
-            let absent = p.unit.requires.iter().find(|r| !good.contains_key(*r))?;
-            let why =
-                if refused.iter().any(|r| r.name == *absent) { "was refused" } else { "does not exist" };
-            Some(p.refusal(p.requires_line, "requires", format!("service {absent} {why}")))
-        });
-        let Some(refusal) = lost else { break };
-        good.remove(&refusal.name);
-        refused.push(refusal);
-    }
-    good.into_values().map(|p| p.unit).collect()
-}
-
-impl Parsed {
-    fn refusal(&self, line: usize, key: &str, message: String) -> Refusal {
-        Refusal { name: self.unit.name.clone(), file: self.file.clone(), line, key: key.to_owned(), message }
-    }
-
-    fn references(&self) -> impl Iterator<Item = &String> {
-        self.unit.requires.iter().chain(&self.unit.after)
-    }
-}
-
-/// Every service that lies on a cycle of `after` and `requires`.
-fn on_cycles(units: &BTreeMap<String, Parsed>) -> Vec<String> {
-    units.keys().filter(|name| cycle_through(units, name).is_some()).cloned().collect()
-}
-
-/// The shortest way from `name` back to itself, both ends included.
-fn cycle_through(units: &BTreeMap<String, Parsed>, name: &str) -> Option<Vec<String>> {
-    let mut seen = BTreeSet::new();
-    let mut paths = vec![vec![name.to_owned()]];
-    while !paths.is_empty() {
-        let mut longer = Vec::new();
-        for path in paths {
-            let Some(parsed) = path.last().and_then(|last| units.get(last)) else { continue };
-            for next in parsed.references() {
-                let mut way = path.clone();
-                way.push(next.clone());
-                if next == name {
-                    return Some(way);
-                }
-                if seen.insert(next.clone()) {
-                    longer.push(way);
-                }
-            }
-        }
-        paths = longer;
-    }
-    None
-}
-
-/// The line of byte `at`, from 1.
-fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
-}
-
-/// A value from a file, cut to what a message may quote.
-fn shorten(value: &str) -> String {
-    value.chars().take(48).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,52 +252,5 @@ mod tests {
             assert_eq!((r.line, r.key.as_str()), (*line, *key), "{text:?}: {r}");
             assert!(r.message.contains(message), "{text:?}: {r}");
         }
-    }
-
-    fn set(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
-        let parsed = files
-            .iter()
-            .map(|(name, rest)| unit(name, &format!("command = ['/bin/{name}']\n{rest}\n")))
-            .collect();
-        let mut refused = Vec::new();
-        let missing = |p: &str| (p == "/bin/gone").then(|| "no such file".to_owned());
-        let good = check(parsed, &mut refused, missing);
-        (good.into_iter().map(|u| u.name).collect(), refused.into_iter().map(|r| r.to_string()).collect())
-    }
-
-    #[test]
-    fn a_cycle_refuses_its_members_only() {
-        let (good, refused) = set(&[
-            ("a", "after = ['b']"),
-            ("b", "requires = ['c']"),
-            ("c", "after = ['a']"),
-            ("d", "after = ['a']"),
-            ("e", ""),
-        ]);
-        assert_eq!(good, ["d", "e"]);
-        assert_eq!(refused[0], "a.toml:2: after: waits for itself: a -> b -> c -> a");
-        assert_eq!(refused[1], "b.toml:2: requires: waits for itself: b -> c -> a -> b");
-        assert_eq!(refused.len(), 3);
-    }
-
-    #[test]
-    fn what_requires_a_refused_service_is_refused_with_it() {
-        let (good, refused) = set(&[
-            ("gone", ""),
-            ("x", "requires = ['gone']"),
-            ("y", "requires = ['x']"),
-            ("z", "after = ['gone', 'nobody']"),
-            ("w", "requires = ['nobody']"),
-        ]);
-        assert_eq!(good, ["z"]);
-        assert_eq!(
-            refused,
-            [
-                "gone.toml:1: command: /bin/gone cannot be run: no such file",
-                "w.toml:2: requires: service nobody does not exist",
-                "x.toml:2: requires: service gone was refused",
-                "y.toml:2: requires: service x was refused",
-            ]
-        );
     }
 }

@@ -1,0 +1,136 @@
+//! Service files: `/etc/evenkeel/services/NAME.toml`, parsed and checked. Pure: text in, units or refusals out.
+//!
+//! ```text
+//! text --parse--> unit with its places --check, with all the others--> unit
+//!           \-> refusal                    \-> refusal
+//! ```
+//! A file that breaks a rule is refused alone, with its line and key; what *requires* it is refused with it, since
+//! it could never start; what only comes *after* it boots without it. `docs/formats/service.md` is the user's page.
+
+mod check;
+mod parse;
+mod place;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use proto::control::SERVICE_NAME_MAX;
+use serde::Deserialize;
+
+pub(crate) use check::check;
+pub(crate) use parse::{Parsed, parse};
+use place::shorten;
+
+/// Services of one image; the rows of all of them must fit one control packet.
+pub(crate) const SERVICES_MAX: usize = 128;
+/// Bytes of a service file; real ones have a few hundred.
+pub(crate) const FILE_MAX: usize = 16 * 1024;
+
+/// A service as init runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// The file's name without `.toml`.
+    pub(crate) name: String,
+    /// Program (absolute path) and arguments; never empty.
+    pub(crate) command: Vec<String>,
+    /// Started once these are ready or have failed to become ready once.
+    pub(crate) after: Vec<String>,
+    /// Not started for the first time before these are ready.
+    pub(crate) requires: Vec<String>,
+    /// What makes it ready.
+    pub(crate) ready: Readiness,
+    /// How long it may take to become ready.
+    pub(crate) ready_timeout: Duration,
+    /// Whether it is started again when it ends.
+    pub(crate) restart: Restart,
+    /// The signal that asks it to stop.
+    pub(crate) stop_signal: StopSignal,
+    /// How long it may take to stop before it is killed.
+    pub(crate) stop_timeout: Duration,
+    /// The terminal it gets as standard input, output and error; without one its output is kept by init.
+    pub(crate) tty: Option<String>,
+    /// Environment beside `PATH` and `TERM`.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// What makes a service ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Readiness {
+    /// A line on the descriptor named by `NOTIFY_FD`.
+    Notify,
+    /// The program was executed.
+    #[default]
+    Exec,
+}
+
+/// Whether a service is started again when it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Restart {
+    /// However it ended.
+    #[default]
+    Always,
+    /// Unless it exited with code 0.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// The signals a file may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum StopSignal {
+    #[default]
+    Term,
+    Int,
+    Quit,
+    Hup,
+    Usr1,
+    Usr2,
+    Kill,
+}
+
+/// Why a file was refused. The other files are not affected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The service's name.
+    pub(crate) name: String,
+    /// The file's name.
+    pub(crate) file: String,
+    /// Line, from 1; 0 when the file as a whole is meant.
+    pub(crate) line: usize,
+    /// The key; empty when the file as a whole is meant.
+    pub(crate) key: String,
+    /// What is wrong and what to do.
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    /// A file that could not be read at all.
+    pub(crate) fn unreadable(name: &str, why: String) -> Refusal {
+        let (name, file) = (shorten(name), shorten(&format!("{name}.toml")));
+        Refusal { name, file, line: 0, key: String::new(), message: format!("cannot be read: {why}") }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Whether `name` may name a service: it becomes a file name, a cgroup's name and a word on the console.
+pub(crate) fn service_name(name: &str) -> bool {
+    name.len() <= SERVICE_NAME_MAX
+        && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
