@@ -43,7 +43,7 @@ const EXIT_REBOOT: u8 = 10;
 const EXIT_USAGE: u8 = 2;
 const USAGE: &str = "\
 init is started by the kernel as process 1; for tests:
-  init --container --services DIR --run DIR [--logs DIR]";
+  init --container --services DIR --run DIR [--logs DIR] [--cgroup DIR]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -88,8 +88,9 @@ fn container(rest: &[&str]) -> ExitCode {
         |key: &str| rest.chunks_exact(2).find(|pair| pair.first() == Some(&key))?.last().map(PathBuf::from);
     match (value("--services"), value("--run"), value("--logs")) {
         (Some(services), Some(run), logs) => {
-            let crashes = value("--crash-record");
-            exit_code(boot::run_container(&services, &run, logs.as_deref(), crashes.as_deref()))
+            let (cgroup, crashes) = (value("--cgroup"), value("--crash-record"));
+            let (logs, cgroup, crashes) = (logs.as_deref(), cgroup.as_deref(), crashes.as_deref());
+            exit_code(boot::run_container(&services, &run, logs, cgroup, crashes))
         }
         _ => {
             eprintln!("{USAGE}");

@@ -22,8 +22,7 @@ use crate::power_button::PowerButtons;
 use crate::reexec::Check;
 use crate::service::cgroup::Cgroups;
 use crate::service::keeper::Keeper;
-use crate::service::output::Capture;
-use crate::service::spawn::{self, Launch, Process};
+use crate::service::spawn::{self, Kept, Launch, Process};
 use crate::service::supervisor::{Input, Output, Supervisor};
 use crate::service::unit::{Refusal, StopSignal, Unit};
 use crate::service::{ServiceId, load};
@@ -55,7 +54,7 @@ pub(crate) struct Inherited {
     pub(crate) control: Option<Server>,
     pub(crate) keeper: Option<Keeper>,
     /// By service name.
-    pub(crate) captures: BTreeMap<String, Capture>,
+    pub(crate) kept: BTreeMap<String, Kept>,
 }
 
 /// What the loop cannot do without.
@@ -117,14 +116,16 @@ impl Manager {
     }
 
     /// The same with what another program opened.
-    pub(crate) fn with(mut host: Host, tools: Tools, setup: Setup, inherited: Inherited) -> Manager {
+    pub(crate) fn with(mut host: Host, tools: Tools, mut setup: Setup, inherited: Inherited) -> Manager {
         let (units, refused) = load::load(&setup.services);
         host.log.info(format_args!("{} services, {} refused", units.len(), refused.len()));
         for refusal in &refused {
             host.log.error(format_args!("service refused: {refusal}"));
         }
-        let mut captures = inherited.captures;
-        let mut launch = |unit: &Unit| Launch::prepare(unit, &setup.cgroups, captures.remove(&unit.name));
+        setup.cgroups.enable_for(&units);
+        let mut kept = inherited.kept;
+        let mut launch =
+            |unit: &Unit| Launch::prepare(unit, &setup.cgroups, kept.remove(&unit.name).unwrap_or_default());
         let launches: Vec<_> = units.iter().map(&mut launch).collect();
         let buttons = if setup.machine { PowerButtons::open() } else { PowerButtons::default() };
         let mut manager = Manager {
@@ -320,7 +321,11 @@ impl Manager {
         let launch = self.launches.get_mut(id.index()).ok_or_else(gone)?;
         if launch.is_err() {
             // What was missing when the services were loaded may be there now.
-            *launch = Launch::prepare(self.supervisor.unit(id).ok_or_else(gone)?, &self.setup.cgroups, None);
+            *launch = Launch::prepare(
+                self.supervisor.unit(id).ok_or_else(gone)?,
+                &self.setup.cgroups,
+                Kept::default(),
+            );
             if let Some(capture) = launch.as_ref().ok().and_then(|l| l.capture.as_ref()) {
                 let added = self.events.add(capture.fd(), Source::Output(id));
                 added.map_err(|e| format!("cannot wait for its output: {}", e.desc()))?;

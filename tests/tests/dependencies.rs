@@ -59,8 +59,17 @@ const SOLE_IMPORTER: &[(&str, &str)] = &[
 ];
 
 /// PID 1 has no runtime, no bus, no cryptography: what it may use directly, and nothing else.
-const PID_1: &[&str] =
-    &["evenkeel-proto", "evenkeel-store", "nix", "libc", "serde", "toml", "serde_path_to_error", "thiserror"];
+const PID_1: &[&str] = &[
+    "evenkeel-proto",
+    "evenkeel-store",
+    "nix",
+    "libc",
+    "serde",
+    "toml",
+    "serde_path_to_error",
+    "thiserror",
+    "seccompiler",
+];
 
 /// Two versions of these in one tree mean two event loops, two trust stores or two ideas of a kernel message.
 const NEVER_TWICE: &[&str] =

@@ -109,8 +109,15 @@ pub(crate) fn run() -> ! {
 /// Runs services only, as a child of somebody else: no mounts, no modules, no watchdog, and the end is an exit.
 ///
 /// With `crash`, a file, a crash of this process is written there: what the machine does, for tests. The restart is
-/// that of its pid namespace, so that it must be the first process of one.
-pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>, crash: Option<&Path>) -> End {
+/// that of its pid namespace, so that it must be the first process of one. `cgroup` is a directory of cgroup2 that is
+/// init's own, with no process in it; services with limits need it.
+pub(crate) fn run_container(
+    services: &Path,
+    run: &Path,
+    logs: Option<&Path>,
+    cgroup: Option<&Path>,
+    crash: Option<&Path>,
+) -> End {
     let mut host = Host::new();
     host.log.open_stderr();
     if let Some(path) = crash
@@ -124,7 +131,15 @@ pub(crate) fn run_container(services: &Path, run: &Path, logs: Option<&Path>, cr
     if let Err(error) = mounts::run_directories(run) {
         host.log.error(format_args!("cannot make {}: {}", run.display(), sys::errno_text(&error)));
     }
-    let cgroups = Cgroups::none();
+    let cgroups = match cgroup.map(Cgroups::new) {
+        None => Cgroups::none(),
+        Some((cgroups, made)) => {
+            if let Err(error) = made {
+                host.log.error(format_args!("services have no control groups: {}", sys::errno_text(&error)));
+            }
+            cgroups
+        }
+    };
     let setup = Setup {
         run: run.to_owned(),
         services: services.to_owned(),

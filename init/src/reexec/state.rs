@@ -43,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) life: supervisor::Life,
     pub(crate) process: Option<Process>,
     pub(crate) output: Option<Output>,
+    /// Its listening sockets, in the order of its file.
+    pub(crate) sockets: Vec<RawFd>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,7 +82,7 @@ pub(crate) struct Watchdog {
 
 impl Message for State {
     const KIND: u16 = envelope::kind::INIT_STATE;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     /// 128 rings of 64 KiB and everything else.
     const MAX_LEN: usize = 16 << 20;
 }
@@ -132,13 +134,14 @@ impl State {
             let output = s.output.as_ref().map(|o| [Some(o.reader), Some(o.writer), None]);
             [process, output].into_iter().flatten().flatten()
         };
+        let sockets = self.services.iter().flat_map(|s| &s.sockets).map(|fd| Some(*fd));
         let others = [
             self.listener,
             self.keeper.as_ref().and_then(|k| k.socket),
             self.watchdog.as_ref().map(|w| w.device),
             self.crash_file,
         ];
-        self.services.iter().flat_map(of_service).chain(others).flatten().collect()
+        self.services.iter().flat_map(of_service).chain(sockets).chain(others).flatten().collect()
     }
 }
 
@@ -159,12 +162,13 @@ mod tests {
                 life: supervisor::Life::default(),
                 process: Some(Process { pid: 7, pidfd: 10, report: None, notify: Some(11) }),
                 output: Some(Output { reader: 12, writer: 13, open: b"tw".to_vec(), ring: Vec::new() }),
+                sockets: vec![15],
             }],
             listener: Some(14),
             keeper: None,
             watchdog: None,
             memory: Memory::default(),
-            crash_file: Some(15),
+            crash_file: Some(16),
             log: Vec::new(),
         }
     }
@@ -173,7 +177,7 @@ mod tests {
     fn the_state_survives_its_memfd() {
         let back = State::read(state().seal().unwrap()).unwrap();
         assert_eq!(format!("{back:?}"), format!("{:?}", state()));
-        assert_eq!(back.descriptors(), [10, 11, 12, 13, 14, 15]);
+        assert_eq!(back.descriptors(), [10, 11, 12, 13, 15, 14, 16]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::service::ServiceId;
 use crate::service::cgroup::Cgroups;
 use crate::service::keeper::Keeper;
 use crate::service::output::Capture;
-use crate::service::spawn::{Process, nonblocking};
+use crate::service::spawn::{Kept, Process, nonblocking};
 use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, Program};
 use crate::watchdog::Watchdog;
 use crate::{clock, sys};
@@ -172,6 +172,7 @@ impl Manager {
                     notify: p.notify.as_ref().map(number),
                 }),
                 output: launch.and_then(|l| l.capture.as_ref()).map(Capture::save),
+                sockets: launch.map(|l| l.sockets.iter().map(number).collect()).unwrap_or_default(),
             })
         };
         State {
@@ -218,7 +219,8 @@ pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manag
                 None => None,
                 Some(o) => Some(Capture::resume(own(o.reader)?, own(o.writer)?, o)),
             };
-            services.push((s.name.as_str(), s.life.clone(), process, capture));
+            let sockets = s.sockets.iter().map(|fd| own(*fd)).collect::<Result<_, _>>()?;
+            services.push((s.name.as_str(), s.life.clone(), process, Kept { capture, sockets }));
         }
         let crash_file = optional(state.crash_file)?.map(File::from);
         Ok((watchdog.transpose()?, keeper.transpose()?, optional(state.listener)?, services, crash_file))
@@ -241,16 +243,16 @@ pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manag
         state_device: state.state_device.clone(),
         machine: state.machine,
     };
-    let mut captures = std::collections::BTreeMap::new();
+    let mut kept_by_name = std::collections::BTreeMap::new();
     let mut lives = Vec::new();
-    for (name, life, process, capture) in services {
-        captures.extend(capture.map(|c| (name.to_owned(), c)));
+    for (name, life, process, kept) in services {
+        kept_by_name.insert(name.to_owned(), kept);
         lives.push((name, life, process));
     }
     let inherited = Inherited {
         control: listener.map(Server::resume),
         keeper: keeper.zip(state.logs.as_deref()).map(|((fd, k), logs)| Keeper::resume(logs, fd, k)),
-        captures,
+        kept: kept_by_name,
     };
     let mut manager = Manager::with(host, tools, setup, inherited);
     for (name, life, process) in lives {

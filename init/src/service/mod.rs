@@ -6,7 +6,9 @@
 //! Pure: [`unit`], [`supervisor`]. The manager stands between them and the kernel.
 
 pub(crate) mod cgroup;
+pub(crate) mod confine;
 pub(crate) mod keeper;
+pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod output;
 pub(crate) mod spawn;

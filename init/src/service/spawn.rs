@@ -15,8 +15,9 @@ use nix::unistd::pipe2;
 use super::cgroup::{Cgroups, Group};
 use super::output::Capture;
 use super::unit::{Readiness, Unit};
+use super::{confine, listen};
 use crate::sys;
-use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, Program};
+use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, PASSED_MAX, Program};
 
 /// What stands in a unit's `tty` for whatever terminal the kernel's own messages go to.
 const KERNEL_CONSOLE: &str = "console";
@@ -28,6 +29,15 @@ pub(crate) struct Launch {
     readiness: Readiness,
     /// What it writes; `None` with a terminal of its own.
     pub(crate) capture: Option<Capture>,
+    /// Its listening sockets, for all its lives.
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// What a service keeps when another program takes over.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) capture: Option<Capture>,
+    pub(crate) sockets: Vec<OwnedFd>,
 }
 
 /// A started service's process.
@@ -42,22 +52,18 @@ pub(crate) struct Process {
 }
 
 impl Launch {
-    /// Makes ready what every start of `unit` needs. `capture` is its output when it has been started before.
+    /// Makes ready what every start of `unit` needs. `kept` is what it has when it has been started before.
     ///
     /// # Errors
     /// Why it cannot be started; nothing is left behind.
-    pub(crate) fn prepare(
-        unit: &Unit,
-        cgroups: &Cgroups,
-        capture: Option<Capture>,
-    ) -> Result<Launch, String> {
+    pub(crate) fn prepare(unit: &Unit, cgroups: &Cgroups, kept: Kept) -> Result<Launch, String> {
         let c_string = |s: &str| CString::new(s).map_err(|_| format!("{s:?} contains a NUL byte"));
         let path = c_string(unit.command.first().map_or("", String::as_str))?;
         let arguments = unit.command.iter().map(|a| c_string(a)).collect::<Result<Vec<_>, _>>()?;
         let (terminal, capture) = match &unit.tty {
             Some(tty) => (Some(c_string(&terminal_path(tty))?), None),
             None => {
-                let capture = capture.map_or_else(Capture::new, Ok);
+                let capture = kept.capture.map_or_else(Capture::new, Ok);
                 (None, Some(capture.map_err(fail("cannot make its output pipe"))?))
             }
         };
@@ -67,11 +73,17 @@ impl Launch {
         if unit.ready == Readiness::Notify {
             variables.insert("NOTIFY_FD", &notify_number);
         }
+        let socket_count = unit.sockets.len().to_string();
+        let socket_names = unit.sockets.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(":");
+        if !unit.sockets.is_empty() {
+            variables.extend([("LISTEN_FDS", socket_count.as_str()), ("LISTEN_FDNAMES", &socket_names)]);
+        }
         let environment =
             variables.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
-        let group = cgroups.group(&unit.name).map_err(fail("cannot make its control group"))?;
-        let program = Program::new(path, arguments, environment, terminal);
-        Ok(Launch { program, group, readiness: unit.ready, capture })
+        let group = cgroups.group(unit)?;
+        let program = Program::new(path, arguments, environment, terminal).confined(confine::prepare(unit)?);
+        let sockets = listen::open(unit, kept.sockets)?;
+        Ok(Launch { program, group, readiness: unit.ready, capture, sockets })
     }
 
     /// Starts the program. `null` is `/dev/null`, open for reading.
@@ -102,9 +114,10 @@ impl Launch {
             }
             Readiness::Exec => (None, None),
         };
-        let mut passed = [report_writer.as_fd(); 1];
+        listen::reset(&self.sockets).map_err(|e| format!("cannot prepare its sockets: {}", e.desc()))?;
+        let mut passed = [report_writer.as_fd(); PASSED_MAX];
         let mut count = 0;
-        for (to, from) in passed.iter_mut().zip(&notify_writer) {
+        for (to, from) in passed.iter_mut().zip(notify_writer.iter().chain(&self.sockets)) {
             *to = from.as_fd();
             count += 1;
         }
@@ -137,6 +150,7 @@ pub(crate) fn failed_step(unit: &Unit, step: ExecStep, errno: i32) -> String {
         ExecStep::Terminal => format!("cannot use terminal {}", unit.tty.as_deref().unwrap_or_default()),
         ExecStep::Descriptors => "cannot prepare its descriptors".to_owned(),
         ExecStep::Program => format!("cannot run {program}"),
+        ExecStep::Confine(step) => confine::failed_step(unit, step),
     };
     format!("{what}: {}", nix::errno::Errno::from_raw(errno).desc())
 }

@@ -8,6 +8,7 @@ use libc::c_int;
 use proto::control::LastExit;
 
 use super::check;
+use super::confine::{self, ConfineStep, Confinement};
 
 /// Runs `job` in a child made by fork and ends the child with the code `job` returns. Returns the child's number.
 ///
@@ -38,6 +39,8 @@ pub(crate) struct Program {
     _strings: Box<[CString]>,
     /// The terminal that becomes its standard streams and its session's own.
     terminal: Option<CString>,
+    /// Applied last before the exec.
+    confinement: Option<Confinement>,
 }
 
 impl Program {
@@ -54,7 +57,19 @@ impl Program {
         };
         let (argument_list, environment_list) = (list(&arguments), list(&environment));
         let strings = arguments.into_iter().chain(environment).collect();
-        Program { path, arguments: argument_list, environment: environment_list, _strings: strings, terminal }
+        Program {
+            path,
+            arguments: argument_list,
+            environment: environment_list,
+            _strings: strings,
+            terminal,
+            confinement: None,
+        }
+    }
+
+    /// The same in a confinement.
+    pub(crate) fn confined(self, confinement: Confinement) -> Program {
+        Program { confinement: Some(confinement), ..self }
     }
 }
 
@@ -81,26 +96,42 @@ const SOURCE_FD_MIN: c_int = PASSED_FD + PASSED_MAX as c_int;
 
 /// The steps of the child, in the order of their numbers on the report pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum ExecStep {
-    Session = 1,
-    Terminal = 3,
-    Descriptors = 4,
-    Program = 5,
+    Session,
+    Terminal,
+    Descriptors,
+    Program,
+    Confine(ConfineStep),
 }
+
+/// Bytes of a report: step, errno, and what of the confinement failed.
+const REPORT_LENGTH: usize = 7;
 
 impl ExecStep {
     /// Reads a report: the step and its errno.
     pub(crate) fn parse(report: &[u8]) -> Option<(ExecStep, i32)> {
-        let [step, a, b, c, d] = *report.first_chunk::<5>()?;
+        let [step, a, b, c, d, part, item] = *report.first_chunk::<REPORT_LENGTH>()?;
         let step = match step {
             1 => ExecStep::Session,
             3 => ExecStep::Terminal,
             4 => ExecStep::Descriptors,
             5 => ExecStep::Program,
+            6 => ExecStep::Confine(ConfineStep::from_bytes([part, item])?),
             _ => return None,
         };
         Some((step, i32::from_le_bytes([a, b, c, d])))
+    }
+
+    fn report(self, errno: i32) -> [u8; REPORT_LENGTH] {
+        let (number, [part, item]) = match self {
+            ExecStep::Session => (1, [0, 0]),
+            ExecStep::Terminal => (3, [0, 0]),
+            ExecStep::Descriptors => (4, [0, 0]),
+            ExecStep::Program => (5, [0, 0]),
+            ExecStep::Confine(step) => (6, step.to_bytes()),
+        };
+        let [a, b, c, d] = errno.to_le_bytes();
+        [number, a, b, c, d, part, item]
     }
 }
 
@@ -149,9 +180,8 @@ pub(crate) fn start(program: &Program, descriptors: &Descriptors<'_>) -> io::Res
     match check(pid)? {
         0 => {
             let (step, error) = prepare_and_exec(program, descriptors);
-            let errno = error.raw_os_error().unwrap_or(0).to_le_bytes();
-            let report = [step as u8, errno[0], errno[1], errno[2], errno[3]];
-            // SAFETY: the buffer is five bytes long; _exit never returns.
+            let report = step.report(error.raw_os_error().unwrap_or(0));
+            // SAFETY: the pointer and the length are those of one array; _exit never returns.
             unsafe {
                 libc::write(descriptors.report.as_raw_fd(), report.as_ptr().cast(), report.len());
                 libc::_exit(127)
@@ -173,6 +203,9 @@ fn prepare_and_exec(program: &Program, descriptors: &Descriptors<'_>) -> (ExecSt
         unsafe {
             libc::umask(0o022);
             libc::chdir(c"/".as_ptr());
+        }
+        if let Some(confinement) = &program.confinement {
+            confine::apply(confinement).map_err(|(step, error)| (ExecStep::Confine(step), error))?;
         }
         // SAFETY: all three are NUL-terminated, the lists end with a null pointer, and `program` outlives the call.
         unsafe {

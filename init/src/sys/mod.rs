@@ -8,7 +8,9 @@
 pub(crate) mod allocations;
 pub(crate) mod block;
 pub(crate) mod child;
+pub(crate) mod confine;
 pub(crate) mod crash;
+pub(crate) mod landlock;
 pub(crate) mod memfd;
 pub(crate) mod net;
 pub(crate) mod random;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::service::unit::StopSignal;
+use crate::service::unit::{Limits, Privileges, Sandbox, StopSignal};
 
 /// A supervisor with a clock of its own and processes that do what the test says.
 struct World {
@@ -25,6 +25,10 @@ fn unit(name: &str) -> Unit {
         stop_timeout: Duration::from_secs(5),
         tty: None,
         environment: BTreeMap::new(),
+        privileges: Privileges::default(),
+        sandbox: Sandbox::default(),
+        limits: Limits::default(),
+        sockets: Vec::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rules that need all files: programs that exist, no cycles, nothing required that is not there.
+//! The rules that need all files: programs that exist, no cycles, nothing required that is not there, no socket twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,9 @@ pub(crate) fn check(
         }
     }
     good.retain(|name, _| !refused.iter().any(|r| r.name == *name));
+    let clashes: Vec<_> = good.values().filter_map(|p| clash(&good, p)).collect();
+    good.retain(|name, _| !clashes.iter().any(|r| r.name == *name));
+    refused.extend(clashes);
     // What requires a refused or absent service goes too, until nothing changes: at most once per service.
     loop {
         let lost = good.values().find_map(|p| {
@@ -54,6 +57,17 @@ impl Parsed {
     fn references(&self) -> impl Iterator<Item = &String> {
         self.unit.requires.iter().chain(&self.unit.after)
     }
+}
+
+/// The refusal of `p` when a service before it, in name order, has one of its sockets.
+fn clash(units: &BTreeMap<String, Parsed>, p: &Parsed) -> Option<Refusal> {
+    p.unit.sockets.iter().zip(&p.socket_lines).enumerate().find_map(|(i, (socket, line))| {
+        let before = units.range(..p.unit.name.clone());
+        let (owner, _) =
+            before.into_iter().find(|(_, o)| o.unit.sockets.iter().any(|s| s.clashes(socket)))?;
+        let message = format!("{} is a socket of service {owner}", socket.address);
+        Some(p.refusal(*line, &format!("socket[{i}]"), message))
+    })
 }
 
 /// Every service that lies on a cycle of `after` and `requires`.
@@ -133,6 +147,25 @@ mod tests {
                 "w.toml:2: requires: service nobody does not exist",
                 "x.toml:2: requires: service gone was refused",
                 "y.toml:2: requires: service x was refused",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_socket_has_one_owner() {
+        let (good, refused) = set(&[
+            ("a", "[[socket]]\nstream = '/run/a'\n[[socket]]\nstream = '[::]:80'"),
+            ("b", "[[socket]]\ndatagram = '[::]:80'\n[[socket]]\nseqpacket = '/run/a'"),
+            ("c", "[[socket]]\nstream = '[::]:80'"),
+            ("d", "requires = ['c']"),
+        ]);
+        assert_eq!(good, ["a"]);
+        assert_eq!(
+            refused,
+            [
+                "b.toml:5: socket[1]: /run/a is a socket of service a",
+                "c.toml:3: socket[0]: [::]:80 is a socket of service a",
+                "d.toml:2: requires: service c was refused",
             ]
         );
     }

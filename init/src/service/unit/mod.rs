@@ -8,8 +8,13 @@
 //! it could never start; what only comes *after* it boots without it. `docs/formats/service.md` is the user's page.
 
 mod check;
+mod limits;
 mod parse;
 mod place;
+mod privileges;
+mod sandbox;
+mod socket;
+mod system_calls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,8 +24,12 @@ use proto::control::SERVICE_NAME_MAX;
 use serde::Deserialize;
 
 pub(crate) use check::check;
+pub(crate) use limits::{GroupLimits, Limits};
 pub(crate) use parse::{Parsed, parse};
 use place::shorten;
+pub(crate) use privileges::Privileges;
+pub(crate) use sandbox::Sandbox;
+pub(crate) use socket::{Address, Kind, Socket};
 
 /// Services of one image; the rows of all of them must fit one control packet.
 pub(crate) const SERVICES_MAX: usize = 128;
@@ -52,6 +61,14 @@ pub(crate) struct Unit {
     pub(crate) tty: Option<String>,
     /// Environment beside `PATH` and `TERM`.
     pub(crate) environment: BTreeMap<String, String>,
+    /// Who it runs as.
+    pub(crate) privileges: Privileges,
+    /// What it sees of the system.
+    pub(crate) sandbox: Sandbox,
+    /// How much of the machine it may use.
+    pub(crate) limits: Limits,
+    /// Sockets made for it.
+    pub(crate) sockets: Vec<Socket>,
 }
 
 /// What makes a service ready.
@@ -133,4 +150,19 @@ pub(crate) fn service_name(name: &str) -> bool {
     name.len() <= SERVICE_NAME_MAX
         && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The service `a` of a file that says `rest` after its command.
+    pub(super) fn unit(rest: &str) -> Unit {
+        parse("a", &format!("command = ['/bin/a']\n{rest}\n")).unwrap().unit
+    }
+
+    /// The refusal of such a file; its first line is the second of the file.
+    pub(super) fn refused(rest: &str) -> String {
+        parse("a", &format!("command = ['/bin/a']\n{rest}\n")).expect_err(rest).to_string()
+    }
 }

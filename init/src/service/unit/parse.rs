@@ -1,30 +1,32 @@
 //! One file: text to a unit, or the first breach with its line and key.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::Duration;
 
 use proto::control::SERVICE_NAME_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::place::{line_of, shorten};
-use super::{FILE_MAX, Readiness, Refusal, Restart, StopSignal, Unit, service_name};
+use super::place::{LIST_MAX, Source, WORD_MAX, Words, shorten};
+use super::{
+    FILE_MAX, Readiness, Refusal, Restart, StopSignal, Unit, limits, privileges, sandbox, service_name,
+    socket,
+};
 
-/// Words of a command, entries of an environment, names in `after` or `requires`.
-const LIST_MAX: usize = 64;
-/// Bytes of one word or value.
-const WORD_MAX: usize = 4096;
 /// What `toml::Spanned` adds to a key's path.
 const SPANNED_FIELD: &str = ".$__serde_spanned_private_value";
 /// Longest deadline in a file: an hour.
 const SECONDS_MAX: u64 = 3600;
+/// Variables that init sets itself.
+const OWN_VARIABLES: [&str; 3] = ["NOTIFY_FD", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// A unit with the places of its references, for the rules that need all files.
 #[derive(Clone, Debug)]
 pub(crate) struct Parsed {
     pub(crate) unit: Unit,
     pub(super) file: String,
+    /// The line of each socket.
+    pub(super) socket_lines: Vec<usize>,
     pub(super) command_line: usize,
     pub(super) after_line: usize,
     pub(super) requires_line: usize,
@@ -32,9 +34,9 @@ pub(crate) struct Parsed {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    command: Spanned<Vec<Spanned<String>>>,
-    after: Option<Spanned<Vec<Spanned<String>>>>,
-    requires: Option<Spanned<Vec<Spanned<String>>>>,
+    command: Words,
+    after: Option<Words>,
+    requires: Option<Words>,
     #[serde(default)]
     ready: Readiness,
     ready_timeout_s: Option<Spanned<u64>>,
@@ -46,18 +48,20 @@ struct Raw {
     tty: Option<Spanned<String>>,
     #[serde(default)]
     environment: BTreeMap<Spanned<String>, Spanned<String>>,
+    user: Option<Spanned<u32>>,
+    group: Option<Spanned<u32>>,
+    capabilities: Option<Words>,
+    no_new_privs: Option<Spanned<bool>>,
+    sandbox: Option<sandbox::Raw>,
+    limits: Option<limits::Raw>,
+    #[serde(default)]
+    socket: Vec<Spanned<socket::Raw>>,
 }
 
 /// Parses the file `name.toml` and checks what can be checked without the other files.
 pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
-    let file = format!("{name}.toml");
-    let refuse = |span: Option<Range<usize>>, key: &str, message: String| Refusal {
-        name: shorten(name),
-        file: shorten(&file),
-        line: span.map_or(0, |s| line_of(text, s.start)),
-        key: key.to_owned(),
-        message,
-    };
+    let source = Source { name, text };
+    let refuse = |span, key: &str, message: String| source.refuse(span, key, message);
     if !service_name(name) {
         let rule =
             format!("the name must have 1 to {SERVICE_NAME_MAX} characters a-z, 0-9, '-', a letter first");
@@ -75,7 +79,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
         refuse(cause.span(), &key, cause.message().to_owned())
     })?;
 
-    let command = words(&raw.command, "command", &refuse)?;
+    let command = source.words(&raw.command, "command")?;
     match command.first() {
         Some(program) if program.starts_with('/') => {}
         Some(program) => {
@@ -95,7 +99,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
             Err(refuse(Some(s.span()), key, rule))
         }
     };
-    let names = |value: &Option<Spanned<Vec<Spanned<String>>>>, key: &str| {
+    let names = |value: &Option<Words>, key: &str| {
         let Some(list) = value else { return Ok(Vec::new()) };
         for other in list.get_ref() {
             if !service_name(other.get_ref()) {
@@ -106,7 +110,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
                 return Err(refuse(Some(other.span()), key, "names the service itself".to_owned()));
             }
         }
-        words(list, key, &refuse)
+        source.words(list, key)
     };
     let tty = match raw.tty {
         None => None,
@@ -129,7 +133,7 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(refuse(Some(at), &path, "a variable's name has letters, digits and '_'".to_owned()));
         }
-        if key == "NOTIFY_FD" {
+        if OWN_VARIABLES.contains(&key.as_str()) {
             return Err(refuse(Some(at), &path, "is set by init".to_owned()));
         }
         if value.get_ref().len() > WORD_MAX || value.get_ref().contains('\0') {
@@ -141,11 +145,21 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
         }
         environment.insert(key, value.into_inner());
     }
-    let line = |span: Option<Range<usize>>| span.map_or(0, |s| line_of(text, s.start));
+    let sandbox = sandbox::parse(raw.sandbox.as_ref(), &source)?;
+    let privileges = privileges::Raw {
+        user: &raw.user,
+        group: &raw.group,
+        capabilities: &raw.capabilities,
+        no_new_privs: &raw.no_new_privs,
+        implied: sandbox.system_calls.is_some() || sandbox.paths.is_some(),
+    };
+    let (sockets, socket_lines) = socket::parse(&raw.socket, &source)?.into_iter().unzip();
+    let line_of = |list: &Option<Words>| list.as_ref().map_or(0, |l| source.line(&l.span()));
     Ok(Parsed {
-        command_line: line(Some(raw.command.span())),
-        after_line: line(raw.after.as_ref().map(Spanned::span)),
-        requires_line: line(raw.requires.as_ref().map(Spanned::span)),
+        command_line: source.line(&raw.command.span()),
+        after_line: line_of(&raw.after),
+        requires_line: line_of(&raw.requires),
+        socket_lines,
         unit: Unit {
             name: name.to_owned(),
             after: names(&raw.after, "after")?,
@@ -158,33 +172,13 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
             tty,
             environment,
             command,
+            privileges: privileges::parse(&privileges, &source)?,
+            sandbox,
+            limits: limits::parse(raw.limits.as_ref(), &source)?,
+            sockets,
         },
-        file,
+        file: shorten(&format!("{name}.toml")),
     })
-}
-
-/// The strings of `list`, bounded in number and length and free of NUL (they become C strings).
-fn words(
-    list: &Spanned<Vec<Spanned<String>>>,
-    key: &str,
-    refuse: &impl Fn(Option<Range<usize>>, &str, String) -> Refusal,
-) -> Result<Vec<String>, Refusal> {
-    if list.get_ref().len() > LIST_MAX {
-        return Err(refuse(Some(list.span()), key, format!("more than {LIST_MAX} entries")));
-    }
-    let mut out = Vec::new();
-    for (i, word) in list.get_ref().iter().enumerate() {
-        if word.get_ref().len() > WORD_MAX || word.get_ref().contains('\0') {
-            let key = format!("{key}[{i}]");
-            return Err(refuse(
-                Some(word.span()),
-                &key,
-                format!("longer than {WORD_MAX} bytes or has a NUL"),
-            ));
-        }
-        out.push(word.get_ref().clone());
-    }
-    Ok(out)
 }
 
 #[cfg(test)]
@@ -243,6 +237,13 @@ mod tests {
             ("a", format!("{c}\nrequires = [\n'a']\n"), 4, "requires", "itself"),
             ("a", format!("{c}[environment]\n'A B' = ''\n"), 3, "environment.A B", "letters"),
             ("a", format!("{c}[environment]\nNOTIFY_FD = '3'\n"), 3, "environment.NOTIFY_FD", "set by init"),
+            (
+                "a",
+                format!("{c}[environment]\nLISTEN_FDS = '3'\n"),
+                3,
+                "environment.LISTEN_FDS",
+                "set by init",
+            ),
             ("A", c.into(), 0, "", "characters a-z"),
             ("a", format!("{c}#{}", "x".repeat(FILE_MAX)), 0, "", "at most"),
             ("a", format!("command = [{}]", "'/a',".repeat(65)), 1, "command", "more than 64"),
