@@ -1,165 +1,17 @@
-//! The real program with real processes, as PID 1 of a namespace of its own.
-//!
-//! Every test starts `init --container` below `unshare`, which needs no privileges. Its log is read line by line and
-//! is what the tests wait for. When a test ends, or is killed, init's standard input ends and takes everything down.
+//! The life of services: order, restarts, output, the control socket, another program taking over.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod common;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::path::Path;
 use std::str::FromStr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, setsockopt, socket, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
-use proto::control::{LastExit, PACKET_MAX, Reply, Request, ServiceRow, ServiceState};
+use common::{Init, NOTIFY, PATIENCE, exchange};
+use proto::control::{LastExit, Reply, Request, ServiceState};
 use proto::envelope;
 
-/// Longest wait for one event; two busy cores are slow.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Init {
-    directory: PathBuf,
-    unshare: Child,
-    stdin: Option<ChildStdin>,
-    log: Receiver<String>,
-    /// Log lines seen so far.
-    seen: Vec<String>,
-}
-
-impl Init {
-    /// Starts init with one service per `(name, rest of its file, shell script)`. `$D` in a script is the test's
-    /// directory.
-    fn start(test: &str, services: &[(&str, &str, &str)]) -> Init {
-        let directory = std::env::temp_dir().join(format!("evenkeel-init-{}-{test}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        for sub in ["services", "run", "logs"] {
-            fs::create_dir_all(directory.join(sub)).unwrap();
-        }
-        for (name, rest, script) in services {
-            let text = format!(
-                "command = ['/bin/sh', '-c', '''{script}''']\n{rest}\n[environment]\nD = '{}'\nPATH = '{}'\n",
-                directory.display(),
-                std::env::var("PATH").unwrap()
-            );
-            fs::write(directory.join(format!("services/{name}.toml")), text).unwrap();
-        }
-        let mut unshare = Command::new("unshare")
-            .args([
-                "-U",
-                "-r",
-                "-p",
-                "-f",
-                "--mount-proc",
-                "--kill-child",
-                env!("CARGO_BIN_EXE_init"),
-                "--container",
-            ])
-            .args(["--services".into(), directory.join("services")])
-            .args(["--run".into(), directory.join("run")])
-            .args(["--logs".into(), directory.join("logs")])
-            .args(["--crash-record".into(), directory.join("crash")])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("unshare of util-linux is installed");
-        let (sender, log) = channel();
-        let lines = BufReader::new(unshare.stderr.take().unwrap()).lines();
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|l| sender.send(l)));
-        let stdin = unshare.stdin.take();
-        Init { directory, unshare, stdin, log, seen: Vec::new() }
-    }
-
-    /// Waits for a log line that contains `text`.
-    fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        if self.seen.iter().any(|l| l.contains(text)) {
-            return;
-        }
-        loop {
-            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    let found = line.contains(text);
-                    self.seen.push(line);
-                    if found {
-                        return;
-                    }
-                }
-                Err(e) => panic!("{e} while waiting for {text:?}; the log says\n{}", self.seen.join("\n")),
-            }
-        }
-    }
-
-    /// Where in the log `text` stands; the order of events.
-    fn position(&self, text: &str) -> usize {
-        self.seen.iter().position(|l| l.contains(text)).unwrap_or_else(|| panic!("{text:?} was not said"))
-    }
-
-    fn connect(&self) -> OwnedFd {
-        let s = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        let limit = TimeVal::milliseconds(PATIENCE.as_millis() as i64);
-        setsockopt(&s, sockopt::ReceiveTimeout, &limit).unwrap();
-        let path = self.directory.join("run/init.sock");
-        connect(s.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-        s
-    }
-
-    fn ask(&self, request: &Request) -> Reply {
-        exchange(&self.connect(), &envelope::encode(request))
-    }
-
-    fn row(&self, name: &str) -> ServiceRow {
-        let Reply::Services(rows) = self.ask(&Request::Services) else { panic!("no rows") };
-        rows.into_iter().find(|r| r.name == name).unwrap_or_else(|| panic!("no row {name}"))
-    }
-
-    fn output(&self, name: &str) -> Vec<String> {
-        match self.ask(&Request::Log { service: Some(name.into()), lines: 200 }) {
-            Reply::Log(lines) => lines.into_iter().map(|l| l.text).collect(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Waits for init's end.
-    fn ended(&mut self) -> ExitStatus {
-        // The log's end is the end of the process; only then is waiting for it short.
-        loop {
-            match self.log.recv_timeout(PATIENCE) {
-                Ok(line) => self.seen.push(line),
-                Err(RecvTimeoutError::Disconnected) => return self.unshare.wait().unwrap(),
-                Err(e) => panic!("{e}: init did not end; the log says\n{}", self.seen.join("\n")),
-            }
-        }
-    }
-
-    fn file(&self, name: &str) -> String {
-        fs::read_to_string(self.directory.join(name)).unwrap_or_default()
-    }
-}
-
-impl Drop for Init {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        // With --kill-child the namespace goes with unshare, whatever state init is in.
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn exchange(socket: &OwnedFd, packet: &[u8]) -> Reply {
-    send(socket.as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL).unwrap();
-    let mut buffer = vec![0; PACKET_MAX];
-    let count = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
-    envelope::decode(&buffer[..count]).unwrap()
-}
-
-const NOTIFY: &str = "ready = 'notify'";
 /// Stays until told to stop and notes that.
 const STAY: &str = "trap 'echo $N >> $D/stopped; exit 0' TERM; echo READY=1 >&$NOTIFY_FD; \
                     while :; do sleep 0.05; done";

@@ -5,7 +5,7 @@
 //!                                |                                                     |
 //!                                +-- it fails, or CHECK_LIMIT: refused                 +-- execve fails: goes on
 //! ```
-//! What cannot be made again goes along: processes with their pidfds, the pipes with what is still in them, the
+//! What cannot be made again goes along: processes with their pidfds, listening sockets, the pipes with what is still in them, the
 //! unfinished lines and the rings, the control socket, the watchdog, the log keeper. Descriptors keep their numbers;
 //! the state says what each one is. Clients of the control socket have to connect again.
 //!
