@@ -1,7 +1,10 @@
-//! Readiness: one line on the descriptor that init left open and named in `NOTIFY_FD`.
+//! Readiness: one line on the descriptor that init left open and named in `NOTIFY_FD`; and what follows it, a line
+//! every so often for a service with `watchdog_s`.
 
+use nix::fcntl::OFlag;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 
 /// The promise to say that this daemon is ready.
 #[derive(Debug)]
@@ -15,7 +18,9 @@ impl Readiness {
         let found = number.parse::<u32>().map_err(|error| error.to_string()).and_then(|fd| {
             // Through /proc, so that a number from the environment need not be believed to be an open descriptor.
             let path = format!("/proc/self/fd/{fd}");
-            OpenOptions::new().write(true).open(path).map_err(|error| error.to_string())
+            // An init that does not read must not stop this daemon.
+            let options = OFlag::O_NONBLOCK.bits();
+            OpenOptions::new().write(true).custom_flags(options).open(path).map_err(|error| error.to_string())
         });
         match found {
             Ok(file) => Readiness(Some(file)),
@@ -26,12 +31,27 @@ impl Readiness {
         }
     }
 
-    /// Says it and closes the descriptor.
-    pub fn tell(self) {
-        if let Some(mut file) = self.0
+    /// Says it. What is returned goes on talking, for a service with `watchdog_s`; others drop it.
+    pub fn tell(mut self) -> Progress {
+        if let Some(file) = &mut self.0
             && let Err(error) = file.write_all(b"READY=1\n")
         {
             tracing::warn!(%error, "readiness was not heard");
+        }
+        Progress(self.0)
+    }
+}
+
+/// Signs of life after readiness.
+#[derive(Debug)]
+pub struct Progress(Option<File>);
+
+impl Progress {
+    /// One sign of life: one byte, without waiting. To be given by what would hang when the daemon hangs. One that does
+    /// not get through is not missed: then init has more than it can read.
+    pub fn tell(&mut self) {
+        if let Some(file) = &mut self.0 {
+            let _ = file.write(b"\n");
         }
     }
 }

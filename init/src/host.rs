@@ -13,7 +13,7 @@ use proto::time::Time;
 use crate::boot::memory::Memory;
 use crate::events::Events;
 use crate::klog::Log;
-use crate::watchdog::Watchdog;
+use crate::watchdog::{self, Watchdog};
 use crate::{clock, sys};
 
 /// The longest single wait: a lost wakeup costs at most this.
@@ -52,6 +52,22 @@ impl Host {
             }
         };
         Host { log, watchdog: None, signals, memory: Memory::default() }
+    }
+
+    /// Feeds `watchdog` from now on. The one before, a software one, is disarmed.
+    pub(crate) fn use_watchdog(&mut self, watchdog: Watchdog) {
+        let info = watchdog.info();
+        self.log.info(format_args!(
+            "watchdog: {}, {} s, boot status {}",
+            info.identity, info.timeout_s, info.boot_status
+        ));
+        let others = watchdog::others(info);
+        if !others.is_empty() {
+            self.log.info(format_args!("watchdogs left alone: {others}"));
+        }
+        if let Some(Err(error)) = self.watchdog.replace(watchdog).map(Watchdog::disarm) {
+            self.log.warn(format_args!("cannot disarm the watchdog: {}", sys::errno_text(&error)));
+        }
     }
 
     /// Feeds the watchdog when it is time.

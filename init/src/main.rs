@@ -6,12 +6,14 @@
 //! | [`service`] | service files, the life of a service, its process |
 //! | [`control`] | what others may ask of init |
 //! | [`reexec`] | another program takes over while services run |
+//! | [`fence`] | addresses that must not outlive the service that answers for them |
+//! | [`watch`] | who must make progress, and what happens to the machine when nobody does |
 //! | [`sys`] | the kernel interfaces without a safe wrapper; the only unsafe code |
 //!
-//! Pure, driven by arguments: `boot::{cmdline, disk}`, `service::{supervisor, unit}`, [`ring`], [`shutdown`]. The
-//! rest touches the kernel and decides nothing that could be decided there.
+//! Pure, driven by arguments: `boot::{cmdline, disk}`, `fence::state`, `service::{supervisor, unit}`, [`ring`],
+//! [`shutdown`], `watch::rules`. The rest touches the kernel and decides nothing that could be decided there.
 //!
-//! It owns the processes, the watchdog and `reboot(2)`; it owns no address and knows no configuration of the
+//! It owns the processes, the watchdog and `reboot(2)`; it adds no address and knows no configuration of the
 //! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests, until its
 //! standard input ends.
 
@@ -19,6 +21,7 @@ mod boot;
 mod clock;
 mod control;
 mod events;
+mod fence;
 mod host;
 mod klog;
 mod machine;
@@ -29,6 +32,7 @@ mod ring;
 mod service;
 mod shutdown;
 mod sys;
+mod watch;
 mod watchdog;
 
 use std::io::Write;

@@ -17,17 +17,21 @@ use proto::control::{DETAIL_MAX, LastExit};
 
 use crate::control::socket::Server;
 use crate::events::{Events, Source};
+use crate::fence;
 use crate::host::Host;
 use crate::power_button::PowerButtons;
 use crate::reexec::Check;
 use crate::service::cgroup::Cgroups;
 use crate::service::keeper::Keeper;
 use crate::service::spawn::{self, Kept, Launch, Process};
+use crate::service::store::Store;
 use crate::service::supervisor::{Input, Output, Supervisor};
 use crate::service::unit::{Refusal, StopSignal, Unit};
 use crate::service::{ServiceId, load};
 use crate::shutdown::{End, Shutdown, Step};
 use crate::sys::child::{self, ExecStep, Whom};
+use crate::watch::rules::{self, Boot, Watch};
+use crate::watchdog::Search;
 use crate::{clock, ring, sys};
 
 /// Ended processes collected before other events get their turn.
@@ -42,6 +46,10 @@ pub(crate) struct Setup {
     /// Directory of the services' log files.
     pub(crate) logs: Option<PathBuf>,
     pub(crate) cgroups: Cgroups,
+    /// Looks for a watchdog that comes late; `None` where init feeds none.
+    pub(crate) watchdog_search: Option<Search>,
+    /// What is known of this boot.
+    pub(crate) boot: Boot,
     /// STATE's device, for `System`.
     pub(crate) state_device: Option<String>,
     /// Whether this is the machine's PID 1, which may kill everything. Otherwise the end of standard input ends it.
@@ -88,6 +96,10 @@ pub(crate) struct Manager {
     /// A program that may take over.
     pub(crate) check: Option<Check>,
     pub(crate) events: Events,
+    pub(crate) fence: fence::Shell,
+    pub(crate) store: Store,
+    pub(crate) watch: Watch,
+    pub(crate) watchdog_search: Option<Search>,
     /// `/dev/null`, the services' standard input.
     pub(crate) null: File,
     /// By service number: what its starts need, or why it cannot be started.
@@ -117,12 +129,19 @@ impl Manager {
 
     /// The same with what another program opened.
     pub(crate) fn with(mut host: Host, tools: Tools, mut setup: Setup, inherited: Inherited) -> Manager {
-        let (units, refused) = load::load(&setup.services);
+        let (mut units, mut refused) = load::load(&setup.services);
+        if setup.boot.is_degraded() {
+            let why = rules::degraded_reason(setup.boot);
+            host.log.error(format_args!("degraded: {why}"));
+            units = load::leave_out(units, &mut refused, &rules::NEEDED, &why);
+        }
         host.log.info(format_args!("{} services, {} refused", units.len(), refused.len()));
         for refusal in &refused {
             host.log.error(format_args!("service refused: {refusal}"));
         }
         setup.cgroups.enable_for(&units);
+        let watched = (0..).zip(&units).map(|(i, u)| (u.name.as_str(), ServiceId(i), u.watchdog));
+        let watch = Watch::new(clock::now(), setup.boot, watched);
         let mut kept = inherited.kept;
         let mut launch =
             |unit: &Unit| Launch::prepare(unit, &setup.cgroups, kept.remove(&unit.name).unwrap_or_default());
@@ -141,6 +160,10 @@ impl Manager {
             shutdown: None,
             check: None,
             events: tools.events,
+            fence: fence::Shell::open(),
+            store: Store::default(),
+            watch,
+            watchdog_search: setup.watchdog_search.take(),
             null: tools.null,
             buttons,
             setup,
@@ -197,7 +220,10 @@ impl Manager {
     fn turn(&mut self) {
         let timers = [
             self.supervisor.next_wakeup(),
-            self.control.as_ref().and_then(Server::next_wakeup),
+            self.control.as_ref().and_then(|server| server.next_wakeup(self.fence.feeder())),
+            self.fence.next_wakeup(),
+            self.watch.next_wakeup(),
+            self.watchdog_search.as_ref().and_then(Search::next_wakeup),
             self.shutdown.as_ref().and_then(Shutdown::next_wakeup),
             self.reexec_wakeup(),
             self.host.memory.next_wakeup(),
@@ -217,10 +243,16 @@ impl Manager {
             Source::Signals => self.take_signals(),
             Source::Listener => {
                 if let Some(server) = &mut self.control {
-                    server.accept(now, &self.events);
+                    let (supervisor, processes) = (&self.supervisor, &self.processes);
+                    server.accept(now, &self.events, |pid| {
+                        service_of(processes, pid)
+                            .is_some_and(|id| supervisor.unit(id).is_some_and(|u| u.fence))
+                    });
                 }
             }
-            Source::Client(id) => self.serve(id),
+            Source::Client(id) => {
+                self.serve(id);
+            }
             Source::Exit(id) => self.collect_service(id),
             Source::Output(id) => self.collect_output(id, false),
             Source::Report(id) => {
@@ -262,12 +294,14 @@ impl Manager {
     }
 
     fn timeouts(&mut self) {
+        self.fence_timeout();
+        self.watch_timeout();
         let now = clock::now();
         self.host.memory.handle_timeout(now);
         self.supervisor.handle_timeout(now, &mut self.orders);
         self.perform();
         if let Some(server) = &mut self.control {
-            server.handle_timeout(now, &self.events);
+            server.handle_timeout(now, &self.events, self.fence.feeder());
         }
         self.reexec_timeout(now);
     }
@@ -331,7 +365,7 @@ impl Manager {
                 added.map_err(|e| format!("cannot wait for its output: {}", e.desc()))?;
             }
         }
-        let process = launch.as_ref().map_err(Clone::clone)?.start(self.null.as_fd())?;
+        let process = launch.as_ref().map_err(Clone::clone)?.start(self.null.as_fd(), self.store.take(id))?;
         let pid = process.pid;
         self.watch(id, &process);
         if let Some(slot) = self.processes.get_mut(id.index()) {
@@ -353,10 +387,20 @@ impl Manager {
     }
 
     /// Sends a signal to the main process of `id`. It may have ended already; then its end is on its way.
-    fn signal(&self, id: ServiceId, signal: Signal) {
+    pub(crate) fn signal(&self, id: ServiceId, signal: Signal) {
         if let Some(Some(process)) = self.processes.get(id.index()) {
             let _ = child::signal(process.pidfd.as_fd(), signal as i32);
         }
+    }
+
+    /// The main process of `id`, until it is collected.
+    pub(crate) fn pid_of(&self, id: ServiceId) -> Option<u32> {
+        self.processes.get(id.index())?.as_ref().map(|process| process.pid)
+    }
+
+    /// The service whose main process is `pid`.
+    pub(crate) fn service_of(&self, pid: u32) -> Option<ServiceId> {
+        service_of(&self.processes, pid)
     }
 
     /// Learns whether the program of `id` was executed.
@@ -400,6 +444,9 @@ impl Manager {
     }
 
     pub(crate) fn tell(&mut self, id: ServiceId, input: Input) {
+        if input == Input::Notified {
+            self.watch.progress(clock::now(), id);
+        }
         self.supervisor.handle(clock::now(), id, input, &mut self.orders);
         self.perform();
     }
@@ -438,9 +485,8 @@ impl Manager {
     fn reap(&mut self) {
         for _ in 0..REAP_MAX {
             let Some((pid, how)) = child::collect(Whom::Any) else { return };
-            let service = self.processes.iter().position(|p| p.as_ref().is_some_and(|p| p.pid == pid));
-            match service.and_then(|index| u16::try_from(index).ok()) {
-                Some(index) => self.ended(ServiceId(index), how),
+            match self.service_of(pid) {
+                Some(id) => self.ended(id, how),
                 None => {
                     if let Some(keeper) = &mut self.keeper {
                         keeper.ended(pid);
@@ -465,7 +511,10 @@ impl Manager {
             for fd in [&process.report, &process.notify].into_iter().flatten() {
                 self.events.remove(fd);
             }
+            // Before its next life can ask for anything.
+            self.fence_process_ended(process.pid);
         }
+        self.watch.ended(clock::now(), id);
         self.tell(id, Input::Exited { how, jitter: clock::jitter() });
     }
 
@@ -493,6 +542,7 @@ impl Manager {
         self.host.memory.asked_by(why);
         let now = clock::now();
         self.shutdown = Some(Shutdown::new(now, end));
+        self.watch.end();
         self.supervisor.stop_all(now, &mut self.orders);
         self.perform();
     }
@@ -526,11 +576,18 @@ impl Manager {
                     }
                     // An event may be here already; look again at once.
                     self.reap();
+                    // What nobody released would be answered for until the machine is off.
+                    self.fence_now();
                 }
                 Step::Finish => return Some(shutdown.end()),
             }
         }
     }
+}
+
+fn service_of(processes: &[Option<Process>], pid: u32) -> Option<ServiceId> {
+    let index = processes.iter().position(|p| p.as_ref().is_some_and(|p| p.pid == pid))?;
+    u16::try_from(index).ok().map(ServiceId)
 }
 
 fn signal_of(signal: StopSignal) -> Signal {
@@ -562,6 +619,8 @@ mod tests {
             services: directory.clone(),
             logs: None,
             cgroups: Cgroups::none(),
+            watchdog_search: None,
+            boot: Boot::default(),
             state_device: None,
             machine: true,
         };

@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("evenkeel-store", &["evenkeel-proto"]),
     ("evenkeel-peer", &["evenkeel-proto"]),
     ("evenkeel-bus", &[]),
-    ("evenkeel-daemon", &[]),
+    ("evenkeel-daemon", &["evenkeel-proto"]),
     ("evenkeel-init", &["evenkeel-proto", "evenkeel-store"]),
     ("evenkeel-netd-core", &["evenkeel-proto"]),
     (

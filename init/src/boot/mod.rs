@@ -39,7 +39,8 @@ use crate::ring::Ring;
 use crate::service::cgroup::Cgroups;
 use crate::service::spawn;
 use crate::shutdown::End;
-use crate::watchdog::{TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
+use crate::watch::rules::Boot;
+use crate::watchdog::{Search, TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
 use crate::{clock, machine, sys};
 use cmdline::Cmdline;
 use rescue::{Leave, Reason};
@@ -57,7 +58,7 @@ pub(crate) fn run() -> ! {
     catch_crashes(&mut host);
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     modules::load(&mut host, Path::new("/boot/modules.list"), Path::new("/boot/modules"));
-    take_watchdog(&mut host, &cmdline);
+    let watchdog_s = take_watchdog(&mut host, &cmdline);
     settings::apply(&mut host);
     if cmdline.has("evenkeel.rescue") {
         let leave = rescue::prompt(&mut host, &Reason::Asked);
@@ -93,11 +94,14 @@ pub(crate) fn run() -> ! {
         host.log.error(format_args!("services have no control groups: {}", sys::errno_text(&error)));
     }
     let log_directory = Path::new(state::MOUNT_POINT).join("log");
+    let resets = host.memory.info().watchdog_resets;
     let setup = Setup {
         run: run.to_owned(),
         services: SERVICES.into(),
         logs: Some(log_directory),
         cgroups,
+        watchdog_search: Some(Search::new(clock::now(), watchdog_s)),
+        boot: Boot { trial: cmdline.has("evenkeel.trial"), resets },
         state_device: Some(state_device),
         machine: true,
     };
@@ -145,6 +149,8 @@ pub(crate) fn run_container(
         services: services.to_owned(),
         logs: logs.map(Path::to_owned),
         cgroups,
+        watchdog_search: None,
+        boot: Boot::default(),
         state_device: None,
         machine: false,
     };
@@ -249,7 +255,8 @@ fn quiet_stdio(host: &mut Host) {
     }
 }
 
-fn take_watchdog(host: &mut Host, cmdline: &Cmdline) {
+/// Opens the watchdog, if there is one by now. Returns the timeout that was asked for, in seconds.
+fn take_watchdog(host: &mut Host, cmdline: &Cmdline) -> u32 {
     let asked = cmdline.value("evenkeel.watchdog");
     let seconds = asked.and_then(|v| v.parse().ok()).filter(|s| TIMEOUT_RANGE_S.contains(s));
     if let (Some(value), None) = (asked, seconds) {
@@ -259,15 +266,10 @@ fn take_watchdog(host: &mut Host, cmdline: &Cmdline) {
             TIMEOUT_RANGE_S.end()
         ));
     }
-    match Watchdog::open(clock::now(), seconds.unwrap_or(TIMEOUT_DEFAULT_S)) {
-        Ok(watchdog) => {
-            let i = watchdog.info();
-            host.log.info(format_args!(
-                "watchdog: {}, {} s, boot status {}",
-                i.identity, i.timeout_s, i.boot_status
-            ));
-            host.watchdog = Some(watchdog);
-        }
-        Err(error) => host.log.warn(format_args!("no watchdog: {}", sys::errno_text(&error))),
+    let seconds = seconds.unwrap_or(TIMEOUT_DEFAULT_S);
+    match Watchdog::open(clock::now(), seconds) {
+        Ok(watchdog) => host.use_watchdog(watchdog),
+        Err(error) => host.log.warn(format_args!("no watchdog yet: {}", sys::errno_text(&error))),
     }
+    seconds
 }

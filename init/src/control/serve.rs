@@ -1,6 +1,7 @@
 //! Answers to the control socket's requests.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 
 use nix::unistd::{gethostname, sethostname};
 use proto::control::{
@@ -10,19 +11,30 @@ use proto::control::{
 
 use crate::boot::state;
 use crate::clock;
+use crate::fence::state::Caller;
 use crate::manager::Manager;
 use crate::ring::shorten;
+use crate::service::unit::Unit;
 use crate::shutdown::End;
 
 /// The image's description.
 const RELEASE_FILE: &str = "/etc/evenkeel/release";
 
+/// The service that commits slots.
+const PROVISIOND: &str = "provisiond";
+
 impl Manager {
-    /// Answers the next request of client `id`. The answer goes out before what was asked for begins.
-    pub(crate) fn serve(&mut self, id: u32) {
+    /// Answers the next request of client `id`; false when there was none. The answer goes out before what was asked
+    /// for begins.
+    pub(crate) fn serve(&mut self, id: u32) -> bool {
         let events = &self.events;
-        let request = self.control.as_mut().and_then(|server| server.receive(clock::now(), id, events));
-        let Some(request) = request else { return };
+        let received = self.control.as_mut().and_then(|server| server.receive(clock::now(), id, events));
+        let Some((request, descriptor)) = received else { return false };
+        if let Request::FenceFeed { until_ns } = request {
+            // Every beat: without an answer.
+            self.fence.feed(id, until_ns);
+            return true;
+        }
         let mut end = None;
         let answer = match request {
             Request::Services => Ok(Reply::Services(self.rows())),
@@ -43,9 +55,23 @@ impl Manager {
             }
             Request::SetHostname { name } => self.set_hostname(&name),
             Request::System => Ok(Reply::System(self.system())),
+            Request::FenceRegister { until_ns, interface, addresses } => self
+                .fencing(id)
+                .and_then(|caller| self.fence.register(caller, until_ns, &interface, addresses.as_slice())),
+            Request::FenceAdopt { until_ns } => {
+                self.fencing(id).and_then(|caller| self.fence.adopt(caller, until_ns))
+            }
+            Request::FenceFeed { .. } => return true,
+            Request::FenceRelease { index, addresses } => {
+                self.fencing(id).and_then(|caller| self.fence.release(caller, index, addresses.as_slice()))
+            }
+            Request::FenceState => Ok(Reply::Fence(self.fence_info())),
+            Request::KeepMemory => self.keep_memory(id, descriptor),
+            Request::Watch => Ok(Reply::Watch(self.watch.info(clock::now()))),
+            Request::EndTrial => self.end_trial(id),
             Request::ReExec { path } => match self.begin_reexec(path.as_deref(), id) {
                 // Answered when the program has been tried.
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(reason) => Err(reason),
             },
             Request::Boot => Ok(Reply::Boot(self.host.memory.info())),
@@ -61,6 +87,38 @@ impl Manager {
         if let Some(end) = end {
             self.begin_shutdown(end, "the control socket");
         }
+        true
+    }
+
+    /// The service whose main process client `id` is, when `may` says that it may ask; otherwise what it lacks.
+    fn caller(&self, id: u32, may: impl Fn(&Unit) -> bool, lacks: &str) -> Result<Caller, String> {
+        let pid = self.control.as_ref().and_then(|server| server.pid(id)).unwrap_or(0);
+        let service = self.service_of(pid).filter(|s| self.supervisor.unit(*s).is_some_and(may));
+        match service {
+            Some(service) => Ok(Caller { service, pid, client: id }),
+            None => Err(format!("process {pid} is not the main process of {lacks}")),
+        }
+    }
+
+    fn fencing(&self, id: u32) -> Result<Caller, String> {
+        self.caller(id, |unit| unit.fence, "a service with fence = true")
+    }
+
+    fn keep_memory(&mut self, id: u32, memory: Option<OwnedFd>) -> Result<Reply, String> {
+        let may = |unit: &Unit| unit.keeps_memory;
+        let caller = self.caller(id, may, "a service with keeps_memory = true")?;
+        let memory = memory.ok_or("the packet has no descriptor: send the memory with it")?;
+        let size = self.store.keep(caller.service, memory)?;
+        let name = self.supervisor.unit(caller.service).map_or("", |u| u.name.as_str());
+        self.host.log.info(format_args!("{name}: {size} bytes of memory are kept for its next life"));
+        Ok(Reply::Accepted)
+    }
+
+    fn end_trial(&mut self, id: u32) -> Result<Reply, String> {
+        self.caller(id, |unit| unit.name == PROVISIOND, PROVISIOND)?;
+        self.watch.end_trial()?;
+        self.host.log.info(format_args!("this boot is no trial any more"));
+        Ok(Reply::Accepted)
     }
 
     fn rows(&self) -> Vec<ServiceRow> {

@@ -13,17 +13,21 @@ use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, listen, recv,
-    send, socket,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, listen, send,
+    socket,
 };
 use proto::control::{Reply, Request};
 use proto::envelope::{self, HEADER_LEN, Message};
 use proto::time::Time;
 
 use crate::events::{Events, Source};
+use crate::sys;
+use crate::sys::socket::Descriptors;
 
 /// Connections at one time: a console, provisiond and a few tools.
 const CLIENTS_MAX: usize = 16;
+/// Connections beyond those for processes that must not be kept out by others.
+const RESERVED: usize = 4;
 /// A client that says nothing for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
@@ -37,6 +41,8 @@ pub(crate) struct Server {
 
 struct Client {
     socket: OwnedFd,
+    /// The process that connected.
+    pid: u32,
     /// When to close it.
     until: Time,
 }
@@ -69,55 +75,80 @@ impl Server {
         self.listener.as_fd()
     }
 
-    /// Takes a new client, if there is one, its uid is 0 and there is room.
-    pub(crate) fn accept(&mut self, now: Time, events: &Events) {
+    /// Takes a new client, if there is one, its uid is 0 and there is room. For a process that `reserved` names
+    /// there is more room.
+    pub(crate) fn accept(&mut self, now: Time, events: &Events, reserved: impl Fn(u32) -> bool) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let Ok(fd) = accept4(self.listener.as_raw_fd(), flags) else { return };
-        let socket = crate::sys::owned(fd);
+        let socket = sys::owned(fd);
         let id = self.next;
-        let refusal = match getsockopt(&socket, PeerCredentials) {
-            Ok(peer) if peer.uid() != 0 => Some("only uid 0 may talk to init".to_owned()),
-            Ok(_) if self.clients.len() >= CLIENTS_MAX => {
-                Some(format!("init serves {CLIENTS_MAX} clients at a time; try again in a few seconds"))
+        let admitted = match getsockopt(&socket, PeerCredentials) {
+            Ok(peer) if peer.uid() != 0 => Err("only uid 0 may talk to init".to_owned()),
+            Ok(peer) => {
+                let pid = peer.pid().cast_unsigned();
+                let room = if reserved(pid) { CLIENTS_MAX + RESERVED } else { CLIENTS_MAX };
+                if self.clients.len() >= room {
+                    Err(format!("init serves {CLIENTS_MAX} clients at a time; try again in a few seconds"))
+                } else {
+                    let added = events.add(&socket, Source::Client(id));
+                    added
+                        .map(|()| pid)
+                        .map_err(|errno| format!("init cannot wait for requests: {}", errno.desc()))
+                }
             }
-            Ok(_) => match events.add(&socket, Source::Client(id)) {
-                Ok(()) => None,
-                Err(errno) => Some(format!("init cannot wait for requests: {}", errno.desc())),
-            },
-            Err(errno) => Some(format!("caller unknown: {}", errno.desc())),
+            Err(errno) => Err(format!("caller unknown: {}", errno.desc())),
         };
-        if let Some(reason) = refusal {
-            deliver(&socket, &Reply::Refused { reason });
-            return;
+        match admitted {
+            Ok(pid) => {
+                self.clients.insert(id, Client { socket, pid, until: now + SILENCE_MAX });
+                self.next = self.next.wrapping_add(1);
+            }
+            Err(reason) => {
+                deliver(&socket, &Reply::Refused { reason });
+            }
         }
-        self.clients.insert(id, Client { socket, until: now + SILENCE_MAX });
-        self.next = self.next.wrapping_add(1);
     }
 
-    /// The next request of client `id`. A packet that is none is answered here and ends the connection.
-    pub(crate) fn receive(&mut self, now: Time, id: u32, events: &Events) -> Option<Request> {
+    /// The process behind client `id`, as it was when it connected.
+    pub(crate) fn pid(&self, id: u32) -> Option<u32> {
+        self.clients.get(&id).map(|c| c.pid)
+    }
+
+    /// The next request of client `id`, with the descriptor of a [`Request::KeepMemory`]. A packet that is none, or
+    /// has descriptors that nobody asked for, is answered here and ends the connection.
+    pub(crate) fn receive(
+        &mut self,
+        now: Time,
+        id: u32,
+        events: &Events,
+    ) -> Option<(Request, Option<OwnedFd>)> {
         let client = self.clients.get_mut(&id)?;
         // One byte more than the longest request: a longer packet shows.
         let mut buffer = [0; HEADER_LEN + Request::MAX_LEN + 1];
-        let count = match recv(client.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return None,
-            Ok(0) | Err(_) => {
+        let (count, descriptors) = match sys::socket::receive(client.socket.as_fd(), &mut buffer) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return None;
+            }
+            Ok((0, _)) | Err(_) => {
                 self.close(id, events);
                 return None;
             }
-            Ok(count) => count,
+            Ok(received) => received,
         };
-        match envelope::decode::<Request>(buffer.get(..count).unwrap_or_default()) {
+        let reason = match envelope::decode::<Request>(buffer.get(..count).unwrap_or_default()) {
             Ok(request) => {
                 client.until = now + SILENCE_MAX;
-                Some(request)
+                match (&request, descriptors) {
+                    (Request::KeepMemory, Descriptors::One(fd)) => return Some((request, Some(fd))),
+                    (_, Descriptors::None) => return Some((request, None)),
+                    _ => "one descriptor comes with KeepMemory, none with anything else".to_owned(),
+                }
             }
-            Err(error) => {
-                deliver(&client.socket, &Reply::Refused { reason: error.to_string() });
-                self.close(id, events);
-                None
-            }
-        }
+            Err(error) => error.to_string(),
+        };
+        deliver(&client.socket, &Reply::Refused { reason });
+        self.close(id, events);
+        None
     }
 
     /// Sends the answer to client `id`; one that does not take it is closed.
@@ -127,16 +158,18 @@ impl Server {
         }
     }
 
-    /// Closes clients that were silent too long.
-    pub(crate) fn handle_timeout(&mut self, now: Time, events: &Events) {
-        while let Some(id) = self.clients.iter().find(|(_, c)| c.until <= now).map(|(id, _)| *id) {
+    /// Closes clients that were silent too long; `patient` is one that may be.
+    pub(crate) fn handle_timeout(&mut self, now: Time, events: &Events, patient: Option<u32>) {
+        let silent =
+            |(id, client): (&u32, &Client)| (client.until <= now && Some(*id) != patient).then_some(*id);
+        while let Some(id) = self.clients.iter().find_map(silent) {
             self.close(id, events);
         }
     }
 
     /// When [`Server::handle_timeout`] is due next.
-    pub(crate) fn next_wakeup(&self) -> Option<Time> {
-        self.clients.values().map(|c| c.until).min()
+    pub(crate) fn next_wakeup(&self, patient: Option<u32>) -> Option<Time> {
+        self.clients.iter().filter(|(id, _)| Some(**id) != patient).map(|(_, c)| c.until).min()
     }
 
     fn close(&mut self, id: u32, events: &Events) {
@@ -154,7 +187,8 @@ fn deliver(socket: &OwnedFd, reply: &Reply) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::{connect, getsockname};
+    use nix::sys::socket::{ControlMessage, connect, getsockname, recv, sendmsg};
+    use std::io::IoSlice;
     use std::path::PathBuf;
 
     /// A server in a directory that goes with it.
@@ -170,10 +204,15 @@ mod tests {
         }
 
         fn client(&mut self, now: Time) -> OwnedFd {
+            let s = self.connect();
+            self.1.accept(now, &self.2, |_| false);
+            s
+        }
+
+        fn connect(&self) -> OwnedFd {
             let s = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_NONBLOCK, None).unwrap();
             let address: UnixAddr = getsockname(self.1.listener.as_raw_fd()).unwrap();
             connect(s.as_raw_fd(), &address).unwrap();
-            self.1.accept(now, &self.2);
             s
         }
     }
@@ -198,6 +237,10 @@ mod tests {
         }
     }
 
+    fn request(place: &mut Place, now: Time, id: u32) -> Option<Request> {
+        place.1.receive(now, id, &place.2).map(|(request, _)| request)
+    }
+
     fn say(client: &OwnedFd, bytes: &[u8]) {
         send(client.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).unwrap();
     }
@@ -206,14 +249,16 @@ mod tests {
     fn silence_closes_a_client_and_requests_keep_it() {
         let mut p = Place::new("silence");
         let client = p.client(at(0));
-        assert_eq!(p.1.next_wakeup(), Some(at(10)));
+        assert_eq!(p.1.next_wakeup(None), Some(at(10)));
         say(&client, &envelope::encode(&Request::System));
-        assert_eq!(p.1.receive(at(9), 0, &p.2), Some(Request::System));
-        p.1.handle_timeout(at(18), &p.2);
+        assert_eq!(request(&mut p, at(9), 0), Some(Request::System));
+        p.1.handle_timeout(at(100), &p.2, Some(0));
+        assert_eq!((p.1.clients.len(), p.1.next_wakeup(Some(0))), (1, None), "one that may be silent");
+        p.1.handle_timeout(at(18), &p.2, None);
         assert_eq!((p.1.clients.len(), find(&client)), (1, None));
-        p.1.handle_timeout(at(19), &p.2);
+        p.1.handle_timeout(at(19), &p.2, None);
         assert_eq!((p.1.clients.len(), find(&client)), (0, Some(None)));
-        assert_eq!(p.1.next_wakeup(), None);
+        assert_eq!(p.1.next_wakeup(None), None);
     }
 
     #[test]
@@ -224,9 +269,16 @@ mod tests {
         assert!(matches!(find(&late), Some(Some(Reply::Refused { .. }))));
         assert_eq!(find(&late), Some(None), "and closed");
         clients.pop();
-        assert_eq!(p.1.receive(at(1), CLIENTS_MAX as u32 - 1, &p.2), None);
+        assert_eq!(request(&mut p, at(1), CLIENTS_MAX as u32 - 1), None);
         let next = p.client(at(1));
         assert_eq!((p.1.clients.len(), find(&next)), (CLIENTS_MAX, None), "a closed one makes room");
+        let own = std::process::id();
+        for _ in 0..=RESERVED {
+            clients.push(p.connect());
+            p.1.accept(at(1), &p.2, |pid| pid == own);
+        }
+        assert_eq!(p.1.clients.len(), CLIENTS_MAX + RESERVED);
+        assert_eq!(p.1.pid(CLIENTS_MAX as u32), Some(own));
     }
 
     #[test]
@@ -238,11 +290,44 @@ mod tests {
         {
             let client = p.client(at(0));
             say(&client, bytes);
-            assert_eq!(p.1.receive(at(0), id as u32, &p.2), None);
+            assert_eq!(request(&mut p, at(0), id as u32), None);
             assert!(matches!(find(&client), Some(Some(Reply::Refused { .. }))), "{} bytes", bytes.len());
             assert_eq!(find(&client), Some(None));
         }
-        assert_eq!(p.1.receive(at(0), 99, &p.2), None, "a client that never was");
+        assert_eq!(request(&mut p, at(0), 99), None, "a client that never was");
+    }
+
+    #[test]
+    fn descriptors_come_with_one_request_only() {
+        let mut p = Place::new("descriptors");
+        let cases = [
+            (Request::KeepMemory, 0, true),
+            (Request::KeepMemory, 1, true),
+            (Request::KeepMemory, 2, false),
+            (Request::KeepMemory, 200, false),
+            (Request::System, 1, false),
+        ];
+        for (id, (message, count, taken)) in cases.iter().enumerate() {
+            let client = p.client(at(0));
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            let numbers = vec![writer.as_raw_fd(); *count];
+            let rights = [ControlMessage::ScmRights(&numbers)];
+            let control: &[_] = if *count > 0 { &rights } else { &[] };
+            let bytes = envelope::encode(message);
+            let part = [IoSlice::new(&bytes)];
+            sendmsg::<()>(client.as_raw_fd(), &part, control, MsgFlags::empty(), None).unwrap();
+            drop(writer);
+            let received = p.1.receive(at(0), id as u32, &p.2);
+            assert_eq!(received.is_some(), *taken, "{message:?} with {count}");
+            if let Some((request, descriptor)) = received {
+                assert_eq!((&request, descriptor.is_some()), (message, *count == 1));
+            } else {
+                assert!(matches!(find(&client), Some(Some(Reply::Refused { .. }))));
+                assert_eq!(find(&client), Some(None), "and closed");
+            }
+            let left = std::io::Read::read(&mut reader, &mut [0; 1]).unwrap();
+            assert_eq!(left, 0, "no copy of the descriptor is left");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::{execve, pipe2, read};
-use proto::control::{LastExit, Reply};
+use proto::control::{LastExit, Reply, WatchState};
 use proto::time::Time;
 
 use super::state::{self, State};
@@ -23,7 +23,8 @@ use crate::service::keeper::Keeper;
 use crate::service::output::Capture;
 use crate::service::spawn::{Kept, Process, nonblocking};
 use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, Program};
-use crate::watchdog::Watchdog;
+use crate::watch::rules::Boot;
+use crate::watchdog::{Search, TIMEOUT_DEFAULT_S, Watchdog};
 use crate::{clock, sys};
 
 /// A program that is being tried.
@@ -49,6 +50,7 @@ impl Manager {
         if self.shutdown.is_some() {
             return Err("the system is going down already".to_owned());
         }
+        self.may_hand_over()?;
         if let Some(check) = &self.check {
             return Err(format!("{} is being tried already", check.path));
         }
@@ -125,10 +127,31 @@ impl Manager {
         if self.shutdown.is_some() {
             return self.refuse_reexec(check, "the system is going down".to_owned());
         }
+        if let Err(why) = self.may_hand_over() {
+            return self.refuse_reexec(check, why);
+        }
         self.host.log.info(format_args!("handing over to {}", check.path));
         self.answer(check.client, &Reply::Accepted);
         let Err(why) = self.replace_program(&check.path);
         self.host.log.error(format_args!("cannot become {}: {why}; going on", check.path));
+    }
+
+    /// What the next program would not know keeps this one: addresses nobody would delete, memory that would be lost, a
+    /// trial that would be fed.
+    fn may_hand_over(&self) -> Result<(), String> {
+        if self.fence.count() > 0 {
+            let count = self.fence.count();
+            return Err(format!(
+                "{count} addresses are registered with the fence, which does not go along yet"
+            ));
+        }
+        if !self.store.is_empty() {
+            return Err("memory is kept for a service, which does not go along yet".to_owned());
+        }
+        match self.watch.info(clock::now()).state {
+            WatchState::Committed => Ok(()),
+            state => Err(format!("this boot is {state}; that does not go along yet")),
+        }
     }
 
     fn replace_program(&mut self, path: &str) -> Result<std::convert::Infallible, String> {
@@ -240,6 +263,9 @@ pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manag
         services: state.services_directory.clone(),
         logs: state.logs.clone(),
         cgroups,
+        watchdog_search: state.machine.then(|| Search::new(began, TIMEOUT_DEFAULT_S)),
+        // A trial and a degraded machine do not hand over.
+        boot: Boot::default(),
         state_device: state.state_device.clone(),
         machine: state.machine,
     };

@@ -34,3 +34,67 @@ pub(crate) fn load(directory: &Path) -> (Vec<Unit>, Vec<Refusal>) {
     let units = unit::check(parsed, &mut refused, spawn::missing);
     (units, refused)
 }
+
+/// Leaves out the services `names`, and what requires them, for the reason `why`: they are among the refused then.
+pub(crate) fn leave_out(
+    mut units: Vec<Unit>,
+    refused: &mut Vec<Refusal>,
+    names: &[&str],
+    why: &str,
+) -> Vec<Unit> {
+    let mut gone: Vec<String> = Vec::new();
+    loop {
+        let lost = units
+            .iter()
+            .position(|u| names.contains(&u.name.as_str()) || u.requires.iter().any(|r| gone.contains(r)));
+        let Some(lost) = lost else { return units };
+        let unit = units.remove(lost);
+        let message = match unit.requires.iter().find(|r| gone.contains(*r)) {
+            Some(required) if !names.contains(&unit.name.as_str()) => {
+                format!("not started: requires {required}, which is not started")
+            }
+            _ => format!("not started: {why}"),
+        };
+        refused.push(Refusal {
+            file: format!("{}.toml", unit.name),
+            line: 0,
+            key: String::new(),
+            message,
+            name: unit.name.clone(),
+        });
+        gone.push(unit.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_takes_along_what_requires_it() {
+        let files = [
+            ("a", "requires = ['b']"),
+            ("b", "requires = ['netd']"),
+            ("c", "after = ['netd']"),
+            ("netd", "requires = ['provisiond']"),
+            ("provisiond", ""),
+        ];
+        let parsed = files
+            .map(|(name, rest)| unit::parse(name, &format!("command = ['/bin/{name}']\n{rest}\n")).unwrap());
+        let mut refused = Vec::new();
+        let units = unit::check(parsed.into(), &mut refused, |_| None);
+        let units = leave_out(units, &mut refused, &["netd", "provisiond"], "w");
+        assert_eq!(units.iter().map(|u| u.name.as_str()).collect::<Vec<_>>(), ["c"]);
+        let mut said: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        said.sort();
+        assert_eq!(
+            said,
+            [
+                "a.toml: not started: requires b, which is not started",
+                "b.toml: not started: requires netd, which is not started",
+                "netd.toml: not started: w",
+                "provisiond.toml: not started: w",
+            ]
+        );
+    }
+}

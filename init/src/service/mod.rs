@@ -12,6 +12,7 @@ pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod output;
 pub(crate) mod spawn;
+pub(crate) mod store;
 pub(crate) mod supervisor;
 pub(crate) mod unit;
 

@@ -27,6 +27,7 @@ pub(crate) struct Launch {
     program: Program,
     group: Option<Group>,
     readiness: Readiness,
+    keeps_memory: bool,
     /// What it writes; `None` with a terminal of its own.
     pub(crate) capture: Option<Capture>,
     /// Its listening sockets, for all its lives.
@@ -78,19 +79,38 @@ impl Launch {
         if !unit.sockets.is_empty() {
             variables.extend([("LISTEN_FDS", socket_count.as_str()), ("LISTEN_FDNAMES", &socket_names)]);
         }
+        let memory_number =
+            (PASSED_FD as usize + usize::from(unit.ready == Readiness::Notify) + unit.sockets.len())
+                .to_string();
+        if unit.keeps_memory {
+            // In every life: as long as nothing is kept, /dev/null is behind it.
+            variables.insert("STORE_FD", &memory_number);
+        }
         let environment =
             variables.iter().map(|(k, v)| c_string(&format!("{k}={v}"))).collect::<Result<Vec<_>, _>>()?;
         let group = cgroups.group(unit)?;
         let program = Program::new(path, arguments, environment, terminal).confined(confine::prepare(unit)?);
         let sockets = listen::open(unit, kept.sockets)?;
-        Ok(Launch { program, group, readiness: unit.ready, capture, sockets })
+        Ok(Launch {
+            program,
+            group,
+            readiness: unit.ready,
+            keeps_memory: unit.keeps_memory,
+            capture,
+            sockets,
+        })
     }
 
-    /// Starts the program. `null` is `/dev/null`, open for reading.
+    /// Starts the program. `null` is `/dev/null`, open for reading; `memory` is what is kept for a service that asks
+    /// for it.
     ///
     /// # Errors
     /// Why there is no process. Nothing is left behind.
-    pub(crate) fn start(&self, null: BorrowedFd<'_>) -> Result<Process, String> {
+    pub(crate) fn start(
+        &self,
+        null: BorrowedFd<'_>,
+        memory: Option<BorrowedFd<'_>>,
+    ) -> Result<Process, String> {
         let pipe = |what| -> Result<(OwnedFd, OwnedFd), String> {
             let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("{what}: {}", e.desc()))?;
             nonblocking(&reader).map_err(fail(what))?;
@@ -115,10 +135,13 @@ impl Launch {
             Readiness::Exec => (None, None),
         };
         listen::reset(&self.sockets).map_err(|e| format!("cannot prepare its sockets: {}", e.desc()))?;
+        let notify_end = notify_writer.as_ref().map(OwnedFd::as_fd);
+        let memory = self.keeps_memory.then(|| memory.unwrap_or(null));
+        let sockets = self.sockets.iter().map(OwnedFd::as_fd);
         let mut passed = [report_writer.as_fd(); PASSED_MAX];
         let mut count = 0;
-        for (to, from) in passed.iter_mut().zip(notify_writer.iter().chain(&self.sockets)) {
-            *to = from.as_fd();
+        for (to, from) in passed.iter_mut().zip(notify_end.into_iter().chain(sockets).chain(memory)) {
+            *to = from;
             count += 1;
         }
         let descriptors = Descriptors {

@@ -13,7 +13,9 @@ pub(crate) mod crash;
 pub(crate) mod landlock;
 pub(crate) mod memfd;
 pub(crate) mod net;
+pub(crate) mod netlink;
 pub(crate) mod random;
+pub(crate) mod socket;
 pub(crate) mod watchdog;
 
 use std::fs::File;

@@ -37,6 +37,15 @@ pub(crate) fn directory_of(test: &str) -> PathBuf {
     std::env::temp_dir().join(format!("evenkeel-init-{}-{test}", std::process::id()))
 }
 
+/// The file of a service that runs `script`, with `rest` in front of its environment.
+fn file_of(directory: &std::path::Path, rest: &str, script: &str) -> String {
+    format!(
+        "command = ['/bin/sh', '-c', '''{script}''']\n{rest}\n[environment]\nD = '{}'\nPATH = '{}'\n",
+        directory.display(),
+        std::env::var("PATH").unwrap()
+    )
+}
+
 pub(crate) struct Init {
     pub(crate) directory: PathBuf,
     pub(crate) unshare: Child,
@@ -56,24 +65,31 @@ impl Init {
     /// The same with the given ids and further options.
     pub(crate) fn start_as(ids: Ids, test: &str, services: &[(&str, &str, &str)], options: &[&str]) -> Init {
         let directory = directory_of(test);
-        let text = |rest: &str, script: &str| {
-            format!(
-                "command = ['/bin/sh', '-c', '''{script}''']\n{rest}\n[environment]\nD = '{}'\nPATH = '{}'\n",
-                directory.display(),
-                std::env::var("PATH").unwrap()
-            )
-        };
-        let files: Vec<_> = services.iter().map(|(name, rest, script)| (*name, text(rest, script))).collect();
+        let files: Vec<_> =
+            services.iter().map(|(name, rest, script)| (*name, file_of(&directory, rest, script))).collect();
         let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-        Init::launch(ids, directory, &files, options)
+        Init::launch(ids, &[], directory, &files, options)
+    }
+
+    /// The same with one whole file and a network of its own, in which nothing is up.
+    pub(crate) fn start_alone(test: &str, name: &str, rest: &str, script: &str) -> Init {
+        let directory = directory_of(test);
+        let text = file_of(&directory, rest, script);
+        Init::launch(Ids::Root, &["-n"], directory, &[(name, &text)], &[])
     }
 
     /// The same with whole files.
     pub(crate) fn start_files(test: &str, files: &[(&str, &str)]) -> Init {
-        Init::launch(Ids::Root, directory_of(test), files, &[])
+        Init::launch(Ids::Root, &[], directory_of(test), files, &[])
     }
 
-    fn launch(ids: Ids, directory: PathBuf, files: &[(&str, &str)], options: &[&str]) -> Init {
+    fn launch(
+        ids: Ids,
+        namespaces: &[&str],
+        directory: PathBuf,
+        files: &[(&str, &str)],
+        options: &[&str],
+    ) -> Init {
         let _ = fs::remove_dir_all(&directory);
         for sub in ["services", "run", "logs"] {
             fs::create_dir_all(directory.join(sub)).unwrap();
@@ -91,6 +107,7 @@ impl Init {
         };
         let mut unshare = unshare
             .args(["-p", "-f", "-m", "--mount-proc", "--kill-child"])
+            .args(namespaces)
             // Sockets lie below /run; the machine's own is not for tests.
             .args(["sh", "-c", "mount -t tmpfs tmpfs /run && exec \"$@\"", "sh"])
             .args([env!("CARGO_BIN_EXE_init"), "--container"])

@@ -59,6 +59,12 @@ pub(crate) struct Unit {
     pub(crate) stop_timeout: Duration,
     /// The terminal it gets as standard input, output and error; without one its output is kept by init.
     pub(crate) tty: Option<String>,
+    /// How often it must write a line once it is ready.
+    pub(crate) watchdog: Option<Duration>,
+    /// Whether it may have addresses deleted at its end.
+    pub(crate) fence: bool,
+    /// Whether its memory is passed from life to life.
+    pub(crate) keeps_memory: bool,
     /// Environment beside `PATH` and `TERM`.
     pub(crate) environment: BTreeMap<String, String>,
     /// Who it runs as.

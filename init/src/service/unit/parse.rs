@@ -18,7 +18,7 @@ const SPANNED_FIELD: &str = ".$__serde_spanned_private_value";
 /// Longest deadline in a file: an hour.
 const SECONDS_MAX: u64 = 3600;
 /// Variables that init sets itself.
-const OWN_VARIABLES: [&str; 3] = ["NOTIFY_FD", "LISTEN_FDS", "LISTEN_FDNAMES"];
+const OWN_VARIABLES: [&str; 4] = ["NOTIFY_FD", "STORE_FD", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// A unit with the places of its references, for the rules that need all files.
 #[derive(Clone, Debug)]
@@ -46,6 +46,11 @@ struct Raw {
     stop_signal: StopSignal,
     stop_timeout_s: Option<Spanned<u64>>,
     tty: Option<Spanned<String>>,
+    watchdog_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    fence: bool,
+    #[serde(default)]
+    keeps_memory: bool,
     #[serde(default)]
     environment: BTreeMap<Spanned<String>, Spanned<String>>,
     user: Option<Spanned<u32>>,
@@ -112,6 +117,14 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
         }
         source.words(list, key)
     };
+    let watchdog = match &raw.watchdog_s {
+        None => None,
+        Some(s) if raw.ready != Readiness::Notify => {
+            let rule = "its lines come on the readiness descriptor: add ready = \"notify\"".to_owned();
+            return Err(refuse(Some(s.span()), "watchdog_s", rule));
+        }
+        some => Some(seconds(some, "watchdog_s", 0)?),
+    };
     let tty = match raw.tty {
         None => None,
         // A device directly below /dev: a path could leave it.
@@ -170,6 +183,9 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Parsed, Refusal> {
             stop_signal: raw.stop_signal,
             stop_timeout: seconds(&raw.stop_timeout_s, "stop_timeout_s", 5)?,
             tty,
+            watchdog,
+            fence: raw.fence,
+            keeps_memory: raw.keeps_memory,
             environment,
             command,
             privileges: privileges::parse(&privileges, &source)?,
@@ -196,13 +212,14 @@ mod tests {
         assert_eq!((u.ready, u.restart, u.stop_signal), (Readiness::Exec, Restart::Always, StopSignal::Term));
         assert_eq!((u.ready_timeout, u.stop_timeout), (Duration::from_secs(30), Duration::from_secs(5)));
         assert!(u.after.is_empty() && u.requires.is_empty() && u.tty.is_none() && u.environment.is_empty());
+        assert_eq!((u.watchdog, u.fence, u.keeps_memory), (None, false, false));
     }
 
     #[test]
     fn every_key_is_read() {
         let text = "command = ['/bin/a']\nafter = ['b']\nrequires = ['c']\nready = 'notify'\n\
             ready_timeout_s = 7\nrestart = 'on-failure'\nstop_signal = 'INT'\nstop_timeout_s = 9\n\
-            tty = 'ttyS0'\n[environment]\nK_1 = 'v'\n";
+            tty = 'ttyS0'\nwatchdog_s = 3\nfence = true\nkeeps_memory = true\n[environment]\nK_1 = 'v'\n";
         let u = unit("a", text).unit;
         assert_eq!((u.after, u.requires), (vec!["b".to_owned()], vec!["c".to_owned()]));
         assert_eq!(
@@ -210,6 +227,7 @@ mod tests {
             (Readiness::Notify, Restart::OnFailure, StopSignal::Int)
         );
         assert_eq!((u.ready_timeout.as_secs(), u.stop_timeout.as_secs()), (7, 9));
+        assert_eq!((u.watchdog, u.fence, u.keeps_memory), (Some(Duration::from_secs(3)), true, true));
         assert_eq!(
             (u.tty.as_deref(), u.environment.get("K_1").map(String::as_str)),
             (Some("ttyS0"), Some("v"))
@@ -237,6 +255,10 @@ mod tests {
             ("a", format!("{c}\nrequires = [\n'a']\n"), 4, "requires", "itself"),
             ("a", format!("{c}[environment]\n'A B' = ''\n"), 3, "environment.A B", "letters"),
             ("a", format!("{c}[environment]\nNOTIFY_FD = '3'\n"), 3, "environment.NOTIFY_FD", "set by init"),
+            ("a", format!("{c}[environment]\nSTORE_FD = '3'\n"), 3, "environment.STORE_FD", "set by init"),
+            ("a", format!("{c}watchdog_s = 3\n"), 2, "watchdog_s", "notify"),
+            ("a", format!("{c}ready = 'notify'\nwatchdog_s = 0\n"), 3, "watchdog_s", "1 to 3600"),
+            ("a", format!("{c}fence = 1\n"), 2, "fence", "invalid type"),
             (
                 "a",
                 format!("{c}[environment]\nLISTEN_FDS = '3'\n"),

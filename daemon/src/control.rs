@@ -1,0 +1,102 @@
+//! A connection to init's control socket (`proto::control`), for what must not go through a runtime.
+//!
+//! Every call is bounded by [`PATIENCE`]: init answers within a turn of its loop, or it is not there any more.
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, sendmsg,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use proto::control::{PACKET_MAX, Reply, Request};
+use proto::envelope::{self, EnvelopeError};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Milliseconds an answer may take.
+const PATIENCE_MS: i64 = 1000;
+
+/// Why init did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The socket cannot be reached, or init has closed the connection. Whether it did what was asked is unknown;
+    /// everything here is safe to ask again over a new connection.
+    #[error("init cannot be asked: {}", .0.desc())]
+    Connection(Errno),
+    /// Nothing has changed.
+    #[error("init refuses: {0}")]
+    Refused(String),
+    /// An answer that is none, or to another question: init is of another release.
+    #[error("init's answer is not understood")]
+    Answer(#[source] Option<EnvelopeError>),
+}
+
+impl From<Errno> for InitError {
+    fn from(errno: Errno) -> InitError {
+        InitError::Connection(errno)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: OwnedFd,
+}
+
+impl Connection {
+    pub(crate) fn open(path: &Path) -> Result<Connection, InitError> {
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        let patience = TimeVal::milliseconds(PATIENCE_MS);
+        setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
+        setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok(Connection { socket })
+    }
+
+    /// Asks and waits for the answer.
+    pub(crate) fn ask(&self, request: &Request) -> Result<Reply, InitError> {
+        send(self.socket.as_raw_fd(), &envelope::encode(request), MsgFlags::MSG_NOSIGNAL)?;
+        self.answer()
+    }
+
+    /// The same with a descriptor.
+    pub(crate) fn ask_with(&self, request: &Request, fd: BorrowedFd<'_>) -> Result<Reply, InitError> {
+        let bytes = envelope::encode(request);
+        let numbers = [fd.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let part = [IoSlice::new(&bytes)];
+        sendmsg::<()>(self.socket.as_raw_fd(), &part, &rights, MsgFlags::MSG_NOSIGNAL, None)?;
+        self.answer()
+    }
+
+    /// Sends what has no answer, without waiting for room.
+    pub(crate) fn say(&self, request: &Request) -> Result<(), InitError> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        send(self.socket.as_raw_fd(), &envelope::encode(request), flags)?;
+        Ok(())
+    }
+
+    fn answer(&self) -> Result<Reply, InitError> {
+        let mut buffer = vec![0; PACKET_MAX];
+        let count = loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                Ok(0) => return Err(InitError::Connection(Errno::ECONNRESET)),
+                result => break result?,
+            }
+        };
+        match envelope::decode(buffer.get(..count).unwrap_or_default()) {
+            Ok(Reply::Refused { reason }) => Err(InitError::Refused(reason)),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(InitError::Answer(Some(error))),
+        }
+    }
+}
+
+/// An answer that says no more than yes.
+pub(crate) fn accepted(reply: Reply) -> Result<(), InitError> {
+    match reply {
+        Reply::Accepted => Ok(()),
+        _ => Err(InitError::Answer(None)),
+    }
+}
