@@ -2,6 +2,7 @@
 
 use crate::accel::Accel;
 use crate::cluster::PciSlot;
+use crate::variant::Watchdog;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,10 @@ pub struct MachineSpec {
     pub nics: Vec<Nic>,
     /// Files, one SMBIOS type 11 string each.
     pub personality: Vec<PathBuf>,
+    /// Its hardware watchdog.
+    pub watchdog: Watchdog,
+    /// Whether it has a second serial line.
+    pub second_serial: bool,
 }
 
 /// Descriptor numbers of the machine's ends of its sockets.
@@ -53,6 +58,8 @@ pub struct Descriptors {
     pub control: i32,
     /// Serial line.
     pub console: i32,
+    /// The second one, when the machine has it.
+    pub second_serial: Option<i32>,
     /// The virtio port `org.evenkeel.keel`.
     pub agent: i32,
     /// The virtio port `org.evenkeel.fault`.
@@ -84,14 +91,20 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     line.add("-mon", "chardev=control,mode=control");
     line.add("-chardev", &format!("socket,id=console,fd={}", fds.console));
     line.add("-serial", "chardev:console");
+    if let Some(fd) = fds.second_serial {
+        line.add("-chardev", &format!("socket,id=second,fd={fd}"));
+        line.add("-serial", "chardev:second");
+    }
     line.add("-chardev", &format!("socket,id=agent,fd={}", fds.agent));
     line.add("-device", "virtio-serial-pci,addr=0x06");
     line.add("-device", "virtserialport,chardev=agent,name=org.evenkeel.keel");
     line.add("-chardev", &format!("socket,id=faults,fd={}", fds.faults));
     line.add("-device", "virtserialport,chardev=faults,name=org.evenkeel.fault");
 
-    line.add("-device", "i6300esb,addr=0x03");
-    line.add("-action", "watchdog=reset");
+    if spec.watchdog == Watchdog::I6300esb {
+        line.add("-device", "i6300esb,addr=0x03");
+        line.add("-action", "watchdog=reset");
+    }
     line.add("-device", "virtio-rng-pci,addr=0x04");
     line.add("-smbios", &format!("type=1,serial={},uuid={}", spec.node, spec.uuid));
     for file in &spec.personality {
@@ -175,11 +188,14 @@ mod tests {
             disk: "/l,1/disk.qcow2".into(),
             nics: vec![nic("nic-p1", 0x10, 0), nic("nic-p2", 0x10, 1), nic("nic-m", 0x18, 0)],
             personality: vec!["/l/id-0".into(), "/l/id-1".into()],
+            watchdog: Watchdog::I6300esb,
+            second_serial: false,
         }
     }
 
     fn text(spec: &MachineSpec) -> String {
-        let fds = Descriptors { control: 10, console: 11, agent: 12, faults: 13 };
+        let second_serial = spec.second_serial.then_some(14);
+        let fds = Descriptors { control: 10, console: 11, second_serial, agent: 12, faults: 13 };
         let words = arguments(spec, fds).into_iter().map(|w| w.into_string().expect("plain text"));
         words.collect::<Vec<_>>().join(" ")
     }
@@ -204,6 +220,17 @@ mod tests {
             assert!(line.contains(part), "{part:?} is in {line}");
         }
         assert!(line.ends_with("addr=0x18,romfile="), "a lone function needs no multifunction: {line}");
+    }
+
+    #[test]
+    fn variants_differ_in_their_part_only() {
+        let usual = text(&spec());
+        let none = text(&MachineSpec { watchdog: Watchdog::None, ..spec() });
+        assert_eq!(none, usual.replace("-device i6300esb,addr=0x03 -action watchdog=reset ", ""));
+        let second = text(&MachineSpec { second_serial: true, ..spec() });
+        let first = "-serial chardev:console ";
+        let both = format!("{first}-chardev socket,id=second,fd=14 -serial chardev:second ");
+        assert_eq!(second, usual.replace(first, &both));
     }
 
     #[test]

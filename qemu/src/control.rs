@@ -6,6 +6,7 @@
 use crate::error::LabError;
 use crate::events::Event;
 use crate::lab::LabSpec;
+use crate::machine::Press;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -70,6 +71,20 @@ pub enum Request {
         node: String,
         /// Stop.
         frozen: bool,
+    },
+    /// Press a node's button.
+    Press {
+        /// Which node.
+        node: String,
+        /// Which button.
+        button: Press,
+    },
+    /// Have `lab-fault` on a node do something.
+    Fault {
+        /// Where.
+        node: String,
+        /// Its command line.
+        command: String,
     },
     /// Send a signal to a program on a node.
     Signal {
@@ -299,6 +314,10 @@ mod tests {
             (Request::Status, r#"{"do":"status"}"#),
             (Request::Link { port: "a1:p1".into(), up: false }, r#"{"do":"link","port":"a1:p1","up":false}"#),
             (Request::Power { node: "a1".into(), on: true }, r#"{"do":"power","node":"a1","on":true}"#),
+            (
+                Request::Press { node: "a1".into(), button: Press::CtrlAltDel },
+                r#"{"do":"press","node":"a1","button":"ctrl-alt-del"}"#,
+            ),
             (
                 Request::Forward {
                     listen: "127.0.0.1:8080".parse().expect("address"),

@@ -6,9 +6,11 @@ use crate::arguments::{FIRMWARE_VARS, MachineSpec, Nic};
 use crate::cluster::NodePlan;
 use crate::command;
 use crate::dir::LabDir;
+use crate::disk::Disk;
 use crate::error::LabError;
 use crate::keys::{LabKeys, seed_of};
 use crate::lab::LabSpec;
+use crate::variant::{Variant, Watchdog};
 use crate::wires::sockets;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -100,6 +102,8 @@ impl Files<'_> {
             let template = self.dir.path().join("vars.qcow2");
             std::fs::copy(&template, &vars).map_err(LabError::io(format!("copy {}", template.display())))?;
         }
+        let variant = self.spec.variants.get(&node.name).cloned().unwrap_or_default();
+        self.environments(&dir, &disk, &variant)?;
         let nics = node.ports.iter().map(|port| {
             let (machine_end, switch_end) = sockets(self.dir.path(), &node.name, &port.id.port.0);
             Nic { id: nic_id(&port.id.port.0), mac: port.mac, slot: port.slot, machine_end, switch_end }
@@ -112,7 +116,38 @@ impl Files<'_> {
             disk,
             nics: nics.collect(),
             personality: (0..4).map(|index| dir.join(format!("id-{index}"))).collect(),
+            watchdog: variant.watchdog,
+            second_serial: variant.second_serial,
         })
+    }
+
+    /// Has the loader start the node as its variant says. What it was told last is noted: a kept disk of a usual
+    /// machine is left alone, one of another machine is told anew.
+    fn environments(&self, dir: &Path, disk: &Path, variant: &Variant) -> Result<(), LabError> {
+        let note = dir.join("loader");
+        let wanted = match variant.watchdog {
+            Watchdog::I6300esb => variant.kernel_words.trim().to_owned(),
+            Watchdog::None => format!("(no watchdog) {}", variant.kernel_words.trim()),
+        };
+        if std::fs::read_to_string(&note).unwrap_or_default() == wanted {
+            return Ok(());
+        }
+        let base =
+            image::describe(&self.spec.base).map_err(|e| LabError::Refused(proto::text::one_line(&e)))?;
+        let own = base.boot_files.iter().find(|f| f.partition == "SLOT-A").map_or("", |f| &f.cmdline);
+        let arguments = match variant.kernel_words.trim() {
+            "" => String::new(),
+            words => format!("{own} {words}"),
+        };
+        let watchdog_s = match (variant.watchdog, base.environments.first()) {
+            (Watchdog::I6300esb, Some((_, Ok(environment)))) => environment.watchdog_s,
+            _ => 0,
+        };
+        Disk::at(disk).change_environments(|environment| {
+            environment.arguments.clone_from(&arguments);
+            environment.watchdog_s = watchdog_s;
+        })?;
+        std::fs::write(&note, wanted).map_err(LabError::io(format!("write {}", note.display())))
     }
 }
 

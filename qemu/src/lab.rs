@@ -22,14 +22,16 @@ use crate::agent::Answer;
 use crate::cluster::{self, NodePlan};
 use crate::control::{self, LabStatus, NodeStatus, VipStatus};
 use crate::dir::LabDir;
+use crate::disk::Disk;
 use crate::error::LabError;
 use crate::events::Hub;
 use crate::files::{Files, nic_id};
-use crate::machine::{Machine, State, Status};
+use crate::machine::{Machine, Press, State, Status};
 use crate::prepare::Prepared;
 use crate::programs;
 use crate::serial::Serial;
 use crate::table::seconds;
+use crate::variant::Variant;
 use crate::wires::Wires;
 use proto::cluster::ClusterFile;
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,9 @@ pub struct LabSpec {
     pub starting_at_once: usize,
     /// Measure how long VIPs are out of reach.
     pub measure: bool,
+    /// Nodes whose machines are not the usual ones.
+    #[serde(default)]
+    pub variants: BTreeMap<String, Variant>,
 }
 
 impl LabSpec {
@@ -102,6 +107,7 @@ impl LabSpec {
             throw_away: false,
             starting_at_once: std::thread::available_parallelism().map_or(1, usize::from),
             measure: false,
+            variants: BTreeMap::new(),
         })
     }
 }
@@ -268,6 +274,17 @@ impl Lab {
         self.machine(node)?.thaw()
     }
 
+    /// Presses one of a node's buttons.
+    pub fn press(&self, node: &str, press: Press) -> Result<(), LabError> {
+        self.machine(node)?.press(press)
+    }
+
+    /// A node's disk, to be looked at and damaged while the node is off.
+    pub fn disk(&self, node: &str) -> Result<Disk, LabError> {
+        self.machine(node)?;
+        Ok(Disk::at(&self.path.join(node).join("disk.qcow2")))
+    }
+
     /// Pulls the cable of a port, `a1:p1`: the node sees its carrier go.
     pub fn unplug(&self, port: &str) -> Result<(), LabError> {
         self.link(port, false)
@@ -291,6 +308,15 @@ impl Lab {
     /// A node's serial line.
     pub fn serial(&self, node: &str) -> Result<&Arc<Serial>, LabError> {
         Ok(&self.machine(node)?.serial)
+    }
+
+    /// A node's second serial line.
+    ///
+    /// # Errors
+    /// Its variant has none.
+    pub fn second_serial(&self, node: &str) -> Result<&Arc<Serial>, LabError> {
+        let second = self.machine(node)?.second_serial.as_ref();
+        second.ok_or_else(|| LabError::Refused(format!("node {node} has one serial line only")))
     }
 
     /// Whether and since when a node runs.
@@ -347,8 +373,15 @@ impl Lab {
 
     /// Sends a signal to a program on a node: `lab.signal("a1", "netd", "KILL")`.
     pub fn signal(&self, node: &str, program: &str, signal: &str) -> Result<String, LabError> {
-        let answer =
-            self.machine(node)?.faults.run(node, &format!("signal {program} {signal}"), KEEL_LIMIT)?;
+        self.fault(node, &format!("signal {program} {signal}"))
+    }
+
+    /// Has `lab-fault` on a node do something: `lab.fault("a1", "panic")`. Its commands are in `qemu/demo/src/fault.rs`.
+    ///
+    /// # Errors
+    /// The node is off or went off before it answered, or the fault was refused.
+    pub fn fault(&self, node: &str, line: &str) -> Result<String, LabError> {
+        let answer = self.machine(node)?.faults.run(node, line, KEEL_LIMIT)?;
         match answer.code {
             0 => Ok(answer.text),
             _ => Err(LabError::Machine { node: node.to_owned(), what: answer.text.trim().to_owned() }),

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`packages`], [`programs`], [`prepare`] | what has to be there before a node can boot |
 //! | [`cluster`], [`keys`], [`dir`], `files` | the lab's wiring, its nodes' keys, its directory, what lies in it |
+//! | [`variant`], [`disk`] | how a machine differs from the usual one; a node's disk while it is off |
 //! | [`arguments`], [`accel`], [`qmp`], [`machine`] | one QEMU process: command line, accelerator, control, life |
 //! | [`serial`], [`agent`], [`events`] | what a node says and what one can ask it |
 //! | [`net`], [`wires`] | switch, faults, capture, probing host, TCP; the same by the cluster file's names |
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod command;
 pub mod control;
 pub mod dir;
+pub mod disk;
 pub mod error;
 pub mod events;
 mod files;
@@ -44,4 +46,5 @@ pub mod table;
 pub mod terminal;
 pub mod test_command;
 pub mod up;
+pub mod variant;
 pub mod wires;

@@ -19,6 +19,7 @@ use crate::events::Hub;
 use crate::qmp::{Qmp, QmpEvent};
 use crate::serial::{Position, Serial};
 use crate::sys::{self, Waited};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -53,6 +54,19 @@ pub enum State {
     Frozen,
 }
 
+/// How the guest ended a run of its machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunEnd {
+    /// Which run: the value of [`Status::starts`] while it lasted.
+    pub run: u32,
+    /// QEMU's word: `guest-reset`, `guest-shutdown`, `guest-panic`.
+    pub reason: String,
+    /// The watchdog had run out before.
+    pub watchdog: bool,
+    /// Since the machine was started.
+    pub after: Duration,
+}
+
 /// What is known about a machine.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -66,8 +80,43 @@ pub struct Status {
     pub since: Instant,
     /// Where its console stood then.
     pub boot: Position,
+    /// How the guest ended the last run that it ended itself; a power cut is none.
+    pub last_end: Option<RunEnd>,
     /// Ports whose cable is unplugged, by device id.
     pub unplugged: BTreeSet<String>,
+}
+
+/// What a person can do at a machine's front, and one thing a debugger does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Press {
+    /// The power button, briefly.
+    Power,
+    /// Ctrl-Alt-Del on the keyboard.
+    CtrlAltDel,
+    /// The NMI button: what the kernel makes of it is its own affair.
+    Nmi,
+}
+
+impl Press {
+    /// What is told of it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Press::Power => "power button pressed",
+            Press::CtrlAltDel => "Ctrl-Alt-Del pressed",
+            Press::Nmi => "NMI button pressed",
+        }
+    }
+
+    /// QEMU's command with its arguments.
+    fn command(self) -> (&'static str, serde_json::Value) {
+        let key = |name: &str| json!({ "type": "qcode", "data": name });
+        match self {
+            Press::Power => ("system_powerdown", json!({})),
+            Press::CtrlAltDel => ("send-key", json!({ "keys": [key("ctrl"), key("alt"), key("delete")] })),
+            Press::Nmi => ("inject-nmi", json!({})),
+        }
+    }
 }
 
 enum Order {
@@ -75,6 +124,7 @@ enum Order {
     Off,
     Freeze,
     Thaw,
+    Press(Press),
     Link { nic: String, up: bool },
     Quit,
 }
@@ -92,6 +142,8 @@ pub struct Machine {
     status: Arc<Mutex<Status>>,
     /// Its serial line.
     pub serial: Arc<Serial>,
+    /// Its second one, when its variant has it.
+    pub second_serial: Option<Arc<Serial>>,
     /// Its command port.
     pub agent: Arc<Agent>,
     /// The port of `lab-fault`, which speaks the agent's lines.
@@ -103,7 +155,11 @@ impl Machine {
     /// Makes the machine ready in `dir`, switched off.
     pub fn new(spec: MachineSpec, dir: &Path, hub: Arc<Hub>) -> Result<Machine, LabError> {
         let name = spec.node.clone();
-        let serial = Serial::open(&name, dir)?;
+        let serial = Serial::open(&name, dir, "con")?;
+        let second_serial = match spec.second_serial {
+            true => Some(Serial::open(&name, dir, "con2")?),
+            false => None,
+        };
         let (agent, faults) = (Arc::new(Agent::default()), Arc::new(Agent::default()));
         let status = Arc::new(Mutex::new(Status {
             state: State::Off { reason: "never started".into() },
@@ -111,6 +167,7 @@ impl Machine {
             starts: 0,
             since: Instant::now(),
             boot: Position::default(),
+            last_end: None,
             unplugged: BTreeSet::new(),
         }));
         let (inputs, queue) = channel();
@@ -119,6 +176,7 @@ impl Machine {
             dir: dir.to_owned(),
             hub,
             serial: Arc::clone(&serial),
+            second_serial: second_serial.clone(),
             agent: Arc::clone(&agent),
             faults: Arc::clone(&faults),
             status: Arc::clone(&status),
@@ -130,7 +188,7 @@ impl Machine {
             .name(format!("machine {name}"))
             .spawn(move || owner.run(&queue))
             .map_err(LabError::io("start a thread"))?;
-        Ok(Machine { name, inputs, status, serial, agent, faults, thread: Some(thread) })
+        Ok(Machine { name, inputs, status, serial, second_serial, agent, faults, thread: Some(thread) })
     }
 
     /// What is known about it now.
@@ -158,6 +216,11 @@ impl Machine {
         self.order(Order::Thaw)
     }
 
+    /// Presses a button; returns when the machine has it, not when the guest has acted on it.
+    pub fn press(&self, press: Press) -> Result<(), LabError> {
+        self.order(Order::Press(press))
+    }
+
     /// Plugs a cable in or out: the guest sees its carrier change within 10 ms.
     pub fn link(&self, nic: &str, up: bool) -> Result<(), LabError> {
         self.order(Order::Link { nic: nic.to_owned(), up })
@@ -167,6 +230,9 @@ impl Machine {
     pub fn stop(&self) {
         let _ = self.order(Order::Quit);
         self.serial.close();
+        if let Some(second) = &self.second_serial {
+            second.close();
+        }
     }
 
     fn order(&self, order: Order) -> Result<(), LabError> {
@@ -190,6 +256,8 @@ impl Drop for Machine {
 struct Running {
     child: Child,
     qmp: Qmp,
+    /// The watchdog has run out.
+    watchdog: bool,
     /// Why the guest ended, once it has said so.
     ended: Option<String>,
 }
@@ -200,6 +268,7 @@ struct Owner {
     dir: PathBuf,
     hub: Arc<Hub>,
     serial: Arc<Serial>,
+    second_serial: Option<Arc<Serial>>,
     agent: Arc<Agent>,
     faults: Arc<Agent>,
     status: Arc<Mutex<Status>>,
@@ -252,6 +321,12 @@ impl Owner {
                 self.tell("thawed");
                 Ok(())
             }
+            Order::Press(press) => {
+                let (command, arguments) = press.command();
+                self.control(command, &arguments)?;
+                self.tell(press.word());
+                Ok(())
+            }
             Order::Link { nic, up } => {
                 if !self.spec.nics.iter().any(|n| n.id == nic) {
                     return Err(self.error(format!("has no interface {nic}")));
@@ -279,11 +354,20 @@ impl Owner {
     fn heard(&mut self, event: QmpEvent) {
         match event {
             QmpEvent::Shutdown { reason } => {
-                if let Some(running) = &mut self.running {
-                    running.ended = Some(reason);
-                }
+                let Some(running) = &mut self.running else { return };
+                running.ended = Some(reason.clone());
+                let watchdog = running.watchdog;
+                self.tell(&format!("the guest ended its run: {reason}"));
+                self.update(|s| {
+                    s.last_end = Some(RunEnd { run: s.starts, reason, watchdog, after: s.since.elapsed() });
+                });
             }
-            QmpEvent::Watchdog => self.tell("the watchdog ran out"),
+            QmpEvent::Watchdog => {
+                if let Some(running) = &mut self.running {
+                    running.watchdog = true;
+                }
+                self.tell("the watchdog ran out");
+            }
             QmpEvent::Closed => {
                 let Some(running) = self.running.as_ref() else { return };
                 match running.ended.as_deref() {
@@ -337,9 +421,11 @@ impl Owner {
         let ((control, control_end), (console, console_end), (agent, agent_end)) =
             (pair()?, pair()?, pair()?);
         let (faults, faults_end) = pair()?;
+        let second = self.second_serial.as_ref().map(|_| pair()).transpose()?;
         let fds = Descriptors {
             control: control_end.as_raw_fd(),
             console: console_end.as_raw_fd(),
+            second_serial: second.as_ref().map(|(_, end)| end.as_raw_fd()),
             agent: agent_end.as_raw_fd(),
             faults: faults_end.as_raw_fd(),
         };
@@ -354,15 +440,17 @@ impl Owner {
             .map_err(LabError::io(format!("open {}", log_path.display())))?;
         let mut command = Command::new(QEMU);
         command.args(arguments(&self.spec, fds)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        sys::bind_to_thread(
-            &mut command,
-            [control_end, console_end, agent_end, faults_end].map(OwnedFd::from).into(),
-        );
+        let (second, second_end) = second.unzip();
+        let ends = [control_end, console_end, agent_end, faults_end].into_iter().chain(second_end);
+        sys::bind_to_thread(&mut command, ends.map(OwnedFd::from).collect());
         let mut child = command.spawn().map_err(LabError::io(format!("start {QEMU}")))?;
         drop(command); // closes our copies of the machine's ends: otherwise its death would go unnoticed
 
         let ready = || -> Result<Qmp, LabError> {
             self.serial.attach(console).map_err(failed("read the console"))?;
+            if let (Some(serial), Some(second)) = (&self.second_serial, second) {
+                serial.attach(second).map_err(failed("read the second serial line"))?;
+            }
             self.agent.attach(agent).map_err(failed("read the command port"))?;
             self.faults.attach(faults).map_err(failed("read the fault port"))?;
             let (inputs, life) = (self.inputs.clone(), self.life);
@@ -380,7 +468,7 @@ impl Owner {
             Ok(qmp)
         };
         match ready() {
-            Ok(qmp) => Ok(Running { child, qmp, ended: None }),
+            Ok(qmp) => Ok(Running { child, qmp, watchdog: false, ended: None }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = sys::wait_child(&mut child, END_LIMIT, None);

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use lab::control::{Client, KEEL_LIMIT_MAX_S, Reply, Request};
 use lab::error::LabError;
+use lab::machine::Press;
 use lab::progress::{Progress, Terminal, print};
 use lab::{dir, lab as lab_file, prepare, supervisor, terminal, test_command, up};
 use std::net::SocketAddr;
@@ -40,6 +41,9 @@ enum Command {
         /// Keep disks, keys and logs at the end, and go on with those of the last lab of this name that was kept.
         #[arg(long)]
         keep: bool,
+        /// Words behind the kernel command line of every node: `--append evenkeel.watchdog=10`.
+        #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+        append: String,
     },
     /// Show nodes, VIPs and who answers for them.
     Status,
@@ -62,6 +66,18 @@ enum Command {
     Freeze { node: String },
     /// Let a frozen node go on.
     Thaw { node: String },
+    /// Press a node's power button: it shuts down in order. Or another button.
+    Button {
+        node: String,
+        #[arg(value_enum, default_value_t = Press::Power)]
+        button: Press,
+    },
+    /// Have lab-fault on a node do something: `fault a1 -- read /proc/1/status`; `fault a1 -- help` lists what.
+    Fault {
+        node: String,
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
     /// Send a signal to a program on a node: `signal a1 netd KILL`.
     Signal {
         node: String,
@@ -131,8 +147,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
         Ok(())
     };
     match arguments.command {
-        Command::Up { detach, offline, cluster, keep } => {
-            up::run(&up::Options { name, cluster, detach, offline, keep })?;
+        Command::Up { detach, offline, cluster, keep, append } => {
+            up::run(&up::Options { name, cluster, detach, offline, keep, append })?;
         }
         Command::Status => {
             let _ = print(&up::render(&up::ask_status(&mut connect()?)?));
@@ -157,6 +173,13 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
         Command::Power { node, state } => ask(&Request::Power { node, on: matches!(state, OnOff::On) })?,
         Command::Freeze { node } => ask(&Request::Freeze { node, frozen: true })?,
         Command::Thaw { node } => ask(&Request::Freeze { node, frozen: false })?,
+        Command::Button { node, button } => ask(&Request::Press { node, button })?,
+        Command::Fault { node, command } => {
+            let request = Request::Fault { node, command: command.join(" ") };
+            if let Reply::Answer { text, .. } = connect()?.call(&request, up::CALL_LIMIT * 2)? {
+                let _ = print(&text);
+            }
+        }
         Command::Signal { node, program, signal } => ask(&Request::Signal { node, program, signal })?,
         Command::Logs { node } => {
             dir::check_name(&name)?;

@@ -5,6 +5,8 @@
 //!                                           ├── tail in memory: `wait_for`
 //!                                           └── viewers of the UNIX socket `con` (they outlive the node's restarts)
 //! ```
+//! A reader that is told to hold reads nothing: after some hundred bytes the line is full, as with a terminal that
+//! holds up its hand for ever. Nothing is lost; all of it comes when the line is released.
 
 use crate::error::LabError;
 use nix::sys::socket::{MsgFlags, send};
@@ -40,6 +42,7 @@ struct Inner {
     total: u64,
     machine: Option<UnixStream>,
     viewers: Vec<UnixStream>,
+    held: bool,
     closed: bool,
 }
 
@@ -53,13 +56,13 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// Opens the log (appending) and the viewers' socket in the node's directory.
-    pub fn open(node: &str, dir: &Path) -> Result<Arc<Serial>, LabError> {
-        let log_path = dir.join("con.log");
+    /// Opens the log (appending) and the viewers' socket of the line called `line` in the node's directory.
+    pub fn open(node: &str, dir: &Path, line: &str) -> Result<Arc<Serial>, LabError> {
+        let log_path = dir.join(format!("{line}.log"));
         let doing = || format!("open {}", log_path.display());
         let log = File::options().create(true).append(true).open(&log_path).map_err(LabError::io(doing()))?;
         let logged = log.metadata().map_err(LabError::io(doing()))?.len();
-        let socket = dir.join("con");
+        let socket = dir.join(line);
         let _ = std::fs::remove_file(&socket); // of a lab that is gone: the directory is ours
         let listener =
             UnixListener::bind(&socket).map_err(LabError::io(format!("listen on {}", socket.display())))?;
@@ -72,6 +75,7 @@ impl Serial {
                 total: 0,
                 machine: None,
                 viewers: Vec::new(),
+                held: false,
                 closed: false,
             }),
             changed: Condvar::new(),
@@ -98,6 +102,7 @@ impl Serial {
             let mut buffer = [0; 4096];
             while let Ok(n @ 1..) = reader.read(&mut buffer) {
                 serial.printed(&buffer[..n]);
+                serial.wait_while_held();
             }
         })?;
         Ok(())
@@ -118,6 +123,17 @@ impl Serial {
         }
         inner.viewers.retain(|viewer| show(viewer, bytes));
         self.changed.notify_all();
+    }
+
+    /// Stops reading the line, or reads on.
+    pub fn hold(&self, held: bool) {
+        self.lock().held = held;
+        self.changed.notify_all();
+    }
+
+    fn wait_while_held(&self) {
+        let held = |inner: &mut Inner| inner.held && !inner.closed;
+        drop(self.changed.wait_while(self.lock(), held).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Where the node's output stands now.
@@ -243,7 +259,7 @@ mod tests {
     #[test]
     fn words_are_found_behind_a_position_and_logged() {
         let dir = TestDir::new("serial-words");
-        let serial = Serial::open("a1", dir.path()).expect("opened");
+        let serial = Serial::open("a1", dir.path(), "con").expect("opened");
         let (ours, mut node) = UnixStream::pair().expect("socket pair");
         serial.attach(ours).expect("attached");
         node.write_all(b"booting\r\na1> ").expect("printed");
@@ -266,7 +282,7 @@ mod tests {
     #[test]
     fn viewers_see_history_type_and_stay_over_a_restart() {
         let dir = TestDir::new("serial-viewers");
-        let serial = Serial::open("a1", dir.path()).expect("opened");
+        let serial = Serial::open("a1", dir.path(), "con").expect("opened");
         let (ours, mut node) = UnixStream::pair().expect("socket pair");
         serial.attach(ours).expect("attached");
         node.write_all(b"before ").expect("printed");
@@ -295,9 +311,29 @@ mod tests {
     }
 
     #[test]
+    fn a_held_line_fills_and_loses_nothing() {
+        let dir = TestDir::new("serial-held");
+        let serial = Serial::open("a1", dir.path(), "con").expect("opened");
+        let (ours, mut node) = UnixStream::pair().expect("socket pair");
+        serial.attach(ours).expect("attached");
+        serial.hold(true);
+        node.set_write_timeout(Some(Duration::from_millis(50))).expect("set");
+        // One byte at a time, as a serial port does it.
+        let full = (0..1 << 20).position(|_| node.write(b"x").is_err()).expect("the line is full");
+        // What the reader had asked for before it was told to hold is the only thing that came.
+        assert!(serial.position() < Position(4097) && full > 0, "{full}");
+        serial.hold(false);
+        node.set_write_timeout(Some(LIMIT)).expect("set");
+        node.write_all(b"end").expect("the line is read again");
+        let end = serial.wait_for(Position::default(), "end", LIMIT).expect("all of it came");
+        assert_eq!(end, Position(full as u64 + 3));
+        serial.close();
+    }
+
+    #[test]
     fn memory_stays_bounded_and_positions_hold() {
         let dir = TestDir::new("serial-bound");
-        let serial = Serial::open("a1", dir.path()).expect("opened");
+        let serial = Serial::open("a1", dir.path(), "con").expect("opened");
         let chunk = vec![b'.'; TAIL_MAX];
         for _ in 0..5 {
             serial.printed(&chunk);

@@ -230,6 +230,11 @@ fn answer(shared: &Shared, request: Request) -> Result<Reply, LabError> {
             }
             done(format!("{node} {}", if frozen { "frozen" } else { "thawed" }))
         }
+        Request::Press { node, button } => {
+            lab.press(&node, button)?;
+            done(format!("{node}: {}", button.word()))
+        }
+        Request::Fault { node, command } => Ok(Reply::Answer { code: 0, text: lab.fault(&node, &command)? }),
         Request::Signal { node, program, signal } => {
             done(lab.signal(&node, &program, &signal)?.trim().to_owned())
         }

@@ -130,7 +130,7 @@ fn other_tests() -> Vec<String> {
     let entries =
         std::fs::read_dir(programs::workspace().join("tests/tests")).into_iter().flatten().flatten();
     let names = entries.filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".rs")?.to_owned()));
-    let mut names: Vec<String> = names.filter(|name| name != "e2e" && name != "dependencies").collect();
+    let mut names: Vec<String> = names.filter(|name| name != "dependencies").collect();
     names.sort();
     names
 }

@@ -5,6 +5,7 @@ use crate::error::LabError;
 use crate::lab::{self, LabSpec};
 use crate::prepare;
 use crate::progress::{Progress, Terminal, print};
+use crate::variant::Variant;
 use crate::{control, dir, signals, supervisor, table};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
@@ -30,6 +31,8 @@ pub struct Options {
     pub offline: bool,
     /// Go on with the last lab's disks and keys.
     pub keep: bool,
+    /// Words behind every node's kernel command line.
+    pub append: String,
 }
 
 enum News {
@@ -50,13 +53,14 @@ pub fn run(options: &Options) -> Result<(), LabError> {
         )));
     }
     let file = options.cluster.clone().unwrap_or_else(lab::demo_file);
-    lab::check(&file)?;
+    let cluster = lab::check(&file)?;
     let mut progress = Terminal::default();
     let prepared = prepare::prepare(options.offline, &mut progress)?;
     let spec = LabSpec {
         name: options.name.clone(),
         keep: options.keep,
         throw_away: !options.keep,
+        variants: cluster.nodes.keys().map(|n| (n.0.clone(), Variant::with_words(&options.append))).collect(),
         ..LabSpec::from_file(&file, &prepared)?
     };
 

@@ -6,6 +6,7 @@ use lab::lab::{Lab, LabSpec};
 use lab::machine::State;
 use lab::serial::Position;
 use lab::up;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -60,6 +61,7 @@ impl Place {
             throw_away: true,
             starting_at_once: 1,
             measure: false,
+            variants: BTreeMap::new(),
         }
     }
 }

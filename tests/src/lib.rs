@@ -1,2 +1,2 @@
 //! Tests that look at the product as a whole: `tests/dependencies.rs` holds the architecture's arrows,
-//! `tests/e2e.rs` boots clusters of the built image. This library is empty on purpose.
+//! `tests/e2e/` boots clusters of the built image. This library is empty on purpose.

@@ -1,22 +1,49 @@
-//! `lab-fault`: sends signals to this node's programs when the lab asks, so that tests can kill or stop a daemon.
+//! `lab-fault`: breaks things on this node when the lab asks, and looks at what came of it.
 //!
 //! It speaks the lines of `keel agent` on a virtio port of its own: `run ID HEX`, answered by `out ID HEX` and
-//! `done ID CODE`. The one command is `signal PROGRAM KILL|STOP|CONT|TERM`. In the lab's overlay only.
+//! `done ID CODE`. Its commands are in [`USAGE`]. It runs as root and asks nobody: in the lab's overlay only.
+//!
+//! `lab-fault orphans N` and `lab-fault nothing` are what the command `orphans` runs.
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 /// The port's name, as the lab's command line gives it.
 const PORT: &str = "org.evenkeel.fault";
 /// Bytes of the longest request.
 const LINE_MAX: u64 = 4096;
 
+/// Bytes of the longest file that is read.
+const READ_MAX: u64 = 64 * 1024;
+/// Orphans at once: as many processes as a small machine bears.
+const ORPHANS_MAX: u32 = 500;
+/// Bytes reserved at once when a disk is filled: the first and the last step.
+const FILL_STEP: i64 = 1 << 30;
+const FILL_LAST: i64 = 4096;
+
+const USAGE: &str = "\
+signal PROGRAM KILL|STOP|CONT|TERM|SEGV   to all processes of that name
+read PATH                                 a file's text
+write PATH TEXT                           e.g. write /proc/sysrq-trigger c: the kernel panics
+fill PATH                                 a file that grows until the disk is full
+remove PATH
+orphans N                                 N processes whose parent is gone, all ended at once
+zombies                                   how many ended processes nobody has collected
+";
+
 fn main() -> ExitCode {
+    match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => {}
+        [what, count] if what == "orphans" => return make_orphans(count.parse().unwrap_or(0)),
+        _ => return ExitCode::SUCCESS, // one of the orphans
+    }
     match find(Path::new("/sys/class/virtio-ports")).and_then(|path| serve(&path)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -64,18 +91,35 @@ fn unhex(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Carries a command out; what it did, or why not.
+/// Carries a command out; what came of it, or why nothing did.
 fn obey(proc: &Path, command: &str) -> Result<String, String> {
-    let usage = || "expected: signal PROGRAM KILL|STOP|CONT|TERM".to_owned();
-    let ["signal", program, name] = command.split_whitespace().collect::<Vec<_>>()[..] else {
-        return Err(usage());
+    let told = |path: &str| {
+        let path = path.to_owned();
+        move |error: io::Error| format!("{path}: {error}")
     };
+    match command.split_whitespace().collect::<Vec<_>>()[..] {
+        ["help"] => Ok(USAGE.to_owned()),
+        ["signal", program, name] => send_signal(proc, program, name),
+        ["read", path] => read(path).map_err(told(path)),
+        ["write", path, ref words @ ..] if !words.is_empty() => {
+            std::fs::write(path, words.join(" ")).map(|()| String::new()).map_err(told(path))
+        }
+        ["fill", path] => fill(path).map(|bytes| format!("{bytes} bytes\n")).map_err(told(path)),
+        ["remove", path] => std::fs::remove_file(path).map(|()| String::new()).map_err(told(path)),
+        ["orphans", count] => orphans(count),
+        ["zombies"] => Ok(format!("{}\n", zombies(proc))),
+        _ => Err(format!("expected one of:\n{USAGE}")),
+    }
+}
+
+fn send_signal(proc: &Path, program: &str, name: &str) -> Result<String, String> {
     let signal = match name {
         "KILL" => Signal::SIGKILL,
         "STOP" => Signal::SIGSTOP,
         "CONT" => Signal::SIGCONT,
         "TERM" => Signal::SIGTERM,
-        _ => return Err(usage()),
+        "SEGV" => Signal::SIGSEGV,
+        _ => return Err(format!("expected one of:\n{USAGE}")),
     };
     let pids = running(proc, program);
     if pids.is_empty() {
@@ -87,15 +131,70 @@ fn obey(proc: &Path, command: &str) -> Result<String, String> {
     Ok(format!("{name} to {pids:?}\n"))
 }
 
+fn read(path: &str) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(READ_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reserves what room there is, the largest pieces first: nothing is written, so a big disk fills in no time.
+/// Returns the file's size.
+fn fill(path: &str) -> io::Result<u64> {
+    let file = File::create(path)?;
+    let (mut size, mut step) = (0, FILL_STEP);
+    while step >= FILL_LAST {
+        match fallocate(&file, FallocateFlags::empty(), size, step) {
+            Ok(()) => size += step,
+            Err(Errno::ENOSPC) => step /= 2,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    file.sync_all()?;
+    Ok(file.metadata()?.len())
+}
+
+/// Has a child make them: when it ends they are nobody's, so PID 1's.
+fn orphans(count: &str) -> Result<String, String> {
+    if !count.parse::<u32>().is_ok_and(|n| (1..=ORPHANS_MAX).contains(&n)) {
+        return Err(format!("expected a number of orphans from 1 to {ORPHANS_MAX}"));
+    }
+    let made = Command::new("/proc/self/exe").args(["orphans", count]).status();
+    match made {
+        Ok(status) if status.success() => Ok(String::new()),
+        Ok(status) => Err(format!("not all of them were made: {status}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[allow(clippy::zombie_processes)] // that they are left to somebody else is the point
+fn make_orphans(count: u32) -> ExitCode {
+    let made =
+        (0..count).take_while(|_| Command::new("/proc/self/exe").arg("nothing").spawn().is_ok()).count();
+    if made == count as usize { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Processes in the state Z.
+fn zombies(proc: &Path) -> usize {
+    let state = |pid: i32| {
+        let stat = std::fs::read_to_string(proc.join(pid.to_string()).join("stat")).unwrap_or_default();
+        // The name before it is in brackets and may hold any character.
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    pids(proc).filter(|pid| state(*pid) == Some('Z')).count()
+}
+
+fn pids(proc: &Path) -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+}
+
 /// Processes whose program has this name.
 fn running(proc: &Path, program: &str) -> Vec<i32> {
-    let entries = std::fs::read_dir(proc).into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let named = |pid: &i32| {
         std::fs::read_to_string(proc.join(pid.to_string()).join("comm"))
             .is_ok_and(|name| name.trim() == program)
     };
-    pids.filter(named).collect()
+    pids(proc).filter(named).collect()
 }
 
 #[cfg(test)]
@@ -126,12 +225,41 @@ mod tests {
     }
 
     #[test]
+    fn files_are_written_read_and_removed() {
+        let path = std::env::temp_dir().join(format!("ekf-file-{}", std::process::id()));
+        let file = path.display();
+        let obey = |command: String| obey(Path::new("/proc"), &command);
+        assert_eq!(obey(format!("write {file} a b")), Ok(String::new()));
+        assert_eq!(obey(format!("read {file}")), Ok("a b".into()));
+        assert_eq!(obey(format!("remove {file}")), Ok(String::new()));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_nobody_has_collected_is_counted() {
+        let proc = std::env::temp_dir().join(format!("ekf-proc-{}", std::process::id()));
+        for (pid, stat) in [("7", "7 (a) Z) S 1"), ("8", "8 (b) Z 1"), ("self", "9 (c) Z 1")] {
+            std::fs::create_dir_all(proc.join(pid)).expect("made");
+            std::fs::write(proc.join(pid).join("stat"), stat).expect("written");
+        }
+        let count = obey(&proc, "zombies");
+        std::fs::remove_dir_all(&proc).expect("removed");
+        assert_eq!(count, Ok("1\n".into()));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for (command, part) in [
             ("", "expected"),
             ("signal netd 9", "expected"),
             ("kill netd KILL", "expected"),
             ("signal no-such-program-here KILL", "no program"),
+            ("read /no/such/file", "/no/such/file: No such file"),
+            ("write /proc/version", "expected"),
+            ("write /no/such/file x", "/no/such/file: No such file"),
+            ("remove /no/such/file", "/no/such/file"),
+            ("orphans 0", "from 1 to 500"),
+            ("orphans 501", "from 1 to 500"),
         ] {
             assert!(obey(Path::new("/proc"), command).expect_err("refused").contains(part), "{command}");
         }

@@ -1,0 +1,41 @@
+//! How a node's machine differs from the usual one: what tests of PID 1 and of the boot choose.
+//!
+//! | part | where it takes effect |
+//! |---|---|
+//! | watchdog, second serial line | QEMU's command line ([`crate::arguments`]) |
+//! | kernel words; no watchdog for the loader either | the loader's environments on the node's disk ([`crate::disk`]) |
+//!
+//! The boot file's own command line is sealed into it. The loader passes its environment's instead when there is one,
+//! and the stub takes that as long as the boot file is not signed (version 252 reads no words from SMBIOS yet).
+
+use serde::{Deserialize, Serialize};
+
+/// A machine's hardware watchdog.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Watchdog {
+    /// Intel's 6300ESB, as the image's driver expects it.
+    #[default]
+    I6300esb,
+    /// None, and the loader is told so: it would refuse to start a system otherwise.
+    None,
+}
+
+/// One node's machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Variant {
+    /// Its watchdog.
+    pub watchdog: Watchdog,
+    /// Words behind the boot file's own kernel command line.
+    pub kernel_words: String,
+    /// A second serial line, `ttyS1` in the guest.
+    pub second_serial: bool,
+}
+
+impl Variant {
+    /// The usual machine with these words on its kernel's command line.
+    pub fn with_words(words: &str) -> Variant {
+        Variant { kernel_words: words.to_owned(), ..Variant::default() }
+    }
+}
