@@ -239,7 +239,8 @@ mod tests {
         let budgets = budgets(&text).expect("valid");
         assert_eq!(budgets.len(), STAGES.len());
         let sum: Duration = budgets.values().sum();
-        assert!(sum <= Duration::from_secs(15 * 60), "all stages together: {sum:?}");
+        // 35 minutes are the limit of the finished product on two cores; what is to come needs its share.
+        assert!(sum <= Duration::from_secs(25 * 60), "all stages together: {sum:?}");
     }
 
     #[test]
