@@ -42,7 +42,10 @@ impl Log {
     /// Opens the kernel's log once `/dev` is there. What was said before is kept in the ring and said again.
     pub(crate) fn open_kmsg(&mut self) {
         // The kernel limits what user space writes to ten records in five seconds; a boot has more to say.
-        let _ = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on");
+        // It takes the word only with its line end.
+        if let Err(error) = std::fs::write("/proc/sys/kernel/printk_devkmsg", "on\n") {
+            self.warn(format_args!("the kernel goes on to limit what is logged: printk_devkmsg: {error}"));
+        }
         self.sink = OpenOptions::new().write(true).open("/dev/kmsg").ok();
         for line in self.ring.last(usize::MAX) {
             let text = self.begin(Level::Info);
