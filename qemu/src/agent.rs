@@ -4,7 +4,8 @@
 //! lab  -> run <id> <hex of the command line>\n
 //! node -> ready\n (when it opens the port)   out <id> <hex>\n …   done <id> <exit code>\n
 //! ```
-//! A request sent before the node has opened the port waits in QEMU until it does.
+//! A request sent before the node has opened the port waits in QEMU until it does. One that the node's program has taken
+//! along when it ended gets no answer: QEMU tells of that end.
 
 use crate::error::LabError;
 use proto::text::{hex, unhex};
@@ -49,6 +50,8 @@ struct Pending {
     id: u64,
     output: Vec<u8>,
     code: Option<i32>,
+    /// Its program has ended without an answer.
+    lost: bool,
 }
 
 impl Pending {
@@ -100,6 +103,12 @@ impl Agent {
         if let Some(stream) = inner.stream.take() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
+        self.changed.notify_all();
+    }
+
+    /// The program on the node has closed the port: a command under way fails at once.
+    pub fn lost(&self) {
+        self.lock().pending.lost = true;
         self.changed.notify_all();
     }
 
@@ -162,6 +171,11 @@ impl Agent {
             }
             if inner.stream.is_none() || inner.life != life {
                 return Err(broken("the node went off before the answer"));
+            }
+            if inner.pending.lost {
+                return Err(broken(
+                    "its agent ended before the answer; the command may have been carried out",
+                ));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -226,6 +240,16 @@ mod tests {
         assert!(gone.contains("went off"), "{gone}");
         let (ours, _held) = UnixStream::pair().expect("socket pair");
         agent.attach(ours).expect("attached");
+        let ending = Arc::clone(&agent);
+        let asked =
+            std::thread::spawn(move || ending.run("a1", "show", LIMIT).expect_err("lost").to_string());
+        // Not before it is asked: what ended earlier took nothing along.
+        while agent.lock().next_id < 3 {
+            std::thread::yield_now();
+        }
+        agent.lost();
+        let lost = asked.join().expect("joined");
+        assert!(lost.contains("its agent ended before the answer"), "{lost}");
         let late = agent.run("a1", "show", Duration::from_millis(30)).expect_err("late").to_string();
         assert!(late.contains("no answer from its agent"), "{late}");
     }

@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 pub const FIRMWARE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// What the copies are made of.
 pub const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The device ids of the virtio ports, as QEMU's events call them.
+pub const AGENT_PORT: &str = "agent-port";
+/// The other one.
+pub const FAULTS_PORT: &str = "faults-port";
 /// Below this the firmware spins without a word.
 pub const MEMORY_MIB: u32 = 256;
 
@@ -49,6 +53,8 @@ pub struct MachineSpec {
     pub watchdog: Watchdog,
     /// Whether it has a second serial line.
     pub second_serial: bool,
+    /// Whether QEMU goes on after a reset; otherwise it ends.
+    pub resets_in_place: bool,
 }
 
 /// Descriptor numbers of the machine's ends of its sockets.
@@ -70,7 +76,11 @@ pub struct Descriptors {
 pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     let mut line = Line(Vec::new());
     line.add("-name", &format!("guest={}", spec.node));
-    line.0.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-S"].map(OsString::from));
+    line.0.extend(["-nodefaults", "-no-user-config"].map(OsString::from));
+    if !spec.resets_in_place {
+        line.0.push("-no-reboot".into());
+    }
+    line.0.push("-S".into());
     line.add("-display", "none");
     line.add("-machine", "pc-q35-7.2,smm=off");
     match spec.accel {
@@ -97,9 +107,9 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     }
     line.add("-chardev", &format!("socket,id=agent,fd={}", fds.agent));
     line.add("-device", "virtio-serial-pci,addr=0x06");
-    line.add("-device", "virtserialport,chardev=agent,name=org.evenkeel.keel");
+    line.add("-device", &format!("virtserialport,id={AGENT_PORT},chardev=agent,name=org.evenkeel.keel"));
     line.add("-chardev", &format!("socket,id=faults,fd={}", fds.faults));
-    line.add("-device", "virtserialport,chardev=faults,name=org.evenkeel.fault");
+    line.add("-device", &format!("virtserialport,id={FAULTS_PORT},chardev=faults,name=org.evenkeel.fault"));
 
     if spec.watchdog == Watchdog::I6300esb {
         line.add("-device", "i6300esb,addr=0x03");
@@ -190,6 +200,7 @@ mod tests {
             personality: vec!["/l/id-0".into(), "/l/id-1".into()],
             watchdog: Watchdog::I6300esb,
             second_serial: false,
+            resets_in_place: false,
         }
     }
 
@@ -208,8 +219,8 @@ mod tests {
             "-machine pc-q35-7.2,smm=off -accel tcg -cpu max -m 256 -smp 1 ",
             "-chardev socket,id=control,fd=10 -mon chardev=control,mode=control ",
             "-chardev socket,id=console,fd=11 -serial chardev:console ",
-            "-device virtserialport,chardev=agent,name=org.evenkeel.keel ",
-            "-chardev socket,id=faults,fd=13 -device virtserialport,chardev=faults,name=org.evenkeel.fault ",
+            "-device virtserialport,id=agent-port,chardev=agent,name=org.evenkeel.keel ",
+            "-chardev socket,id=faults,fd=13 -device virtserialport,id=faults-port,chardev=faults,name=org.evenkeel.fault ",
             "-device i6300esb,addr=0x03 -action watchdog=reset ",
             "-smbios type=11,path=/l/id-0 -smbios type=11,path=/l/id-1 ",
             "-drive if=none,id=d0,format=qcow2,cache=unsafe,file=/l,,1/disk.qcow2 ",
@@ -227,6 +238,8 @@ mod tests {
         let usual = text(&spec());
         let none = text(&MachineSpec { watchdog: Watchdog::None, ..spec() });
         assert_eq!(none, usual.replace("-device i6300esb,addr=0x03 -action watchdog=reset ", ""));
+        let in_place = text(&MachineSpec { resets_in_place: true, ..spec() });
+        assert_eq!(in_place, usual.replace("-no-reboot ", ""));
         let second = text(&MachineSpec { second_serial: true, ..spec() });
         let first = "-serial chardev:console ";
         let both = format!("{first}-chardev socket,id=second,fd=14 -serial chardev:second ");

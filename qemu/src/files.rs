@@ -118,6 +118,7 @@ impl Files<'_> {
             personality: (0..4).map(|index| dir.join(format!("id-{index}"))).collect(),
             watchdog: variant.watchdog,
             second_serial: variant.second_serial,
+            resets_in_place: variant.resets_in_place,
         })
     }
 

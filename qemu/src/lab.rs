@@ -473,9 +473,13 @@ impl Lab {
             std::fs::copy(capture, to.join("capture.pcap")).map_err(LabError::io(doing()))?;
         }
         for (node, machine) in self.machines.iter().filter(|(_, m)| m.status().state == State::On) {
-            for (line, file) in
-                [("show state", "state"), ("show vips", "vips"), ("show log netd -n 200", "netd")]
-            {
+            for (line, file) in [
+                ("show state", "state"),
+                ("show vips", "vips"),
+                ("show services", "services"),
+                ("show log -n 200", "init"),
+                ("show log netd -n 200", "netd"),
+            ] {
                 let text = match machine.agent.run(node, line, LOG_LIMIT) {
                     Ok(answer) => answer.text,
                     Err(error) => error.chain(),

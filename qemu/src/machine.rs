@@ -9,11 +9,13 @@
 //!    │                        └───────────────────────────────────────────────────────────┘
 //!    └── power_off (SIGKILL), guest-shutdown, QEMU died
 //! ```
+//! A machine that resets in place goes from Running to Running: the next run is in the same process.
+//!
 //! The kernel kills a child bound to a thread when that thread ends: the owning thread lives as long as the lab, so
 //! nothing outlives it, not even when the lab's process is killed. Unplugged links stay unplugged over restarts.
 
 use crate::agent::Agent;
-use crate::arguments::{Descriptors, MachineSpec, arguments};
+use crate::arguments::{AGENT_PORT, Descriptors, FAULTS_PORT, MachineSpec, arguments};
 use crate::error::LabError;
 use crate::events::Hub;
 use crate::qmp::{Qmp, QmpEvent};
@@ -356,11 +358,15 @@ impl Owner {
             QmpEvent::Shutdown { reason } => {
                 let Some(running) = &mut self.running else { return };
                 running.ended = Some(reason.clone());
-                let watchdog = running.watchdog;
-                self.tell(&format!("the guest ended its run: {reason}"));
-                self.update(|s| {
-                    s.last_end = Some(RunEnd { run: s.starts, reason, watchdog, after: s.since.elapsed() });
-                });
+                self.run_ended(reason);
+            }
+            // One that QEMU makes for itself ends no run: the guest is at its beginning.
+            QmpEvent::Reset { reason } if reason.starts_with("guest-") => {
+                if self.running.is_some() {
+                    self.run_ended(reason);
+                    self.run_began(self.serial.position());
+                    self.tell("reset in place");
+                }
             }
             QmpEvent::Watchdog => {
                 if let Some(running) = &mut self.running {
@@ -385,8 +391,28 @@ impl Owner {
                     }
                 }
             }
-            QmpEvent::Other(_) => {}
+            QmpEvent::PortClosed { id } if id == AGENT_PORT => self.agent.lost(),
+            QmpEvent::PortClosed { id } if id == FAULTS_PORT => self.faults.lost(),
+            QmpEvent::Reset { .. } | QmpEvent::PortClosed { .. } | QmpEvent::Other(_) => {}
         }
+    }
+
+    fn run_ended(&mut self, reason: String) {
+        let watchdog = self.running.as_mut().is_some_and(|running| std::mem::take(&mut running.watchdog));
+        self.tell(&format!("the guest ended its run: {reason}"));
+        self.update(|s| {
+            s.last_end = Some(RunEnd { run: s.starts, reason, watchdog, after: s.since.elapsed() });
+        });
+    }
+
+    /// A run begins; `boot` is where the console stood.
+    fn run_began(&self, boot: Position) {
+        self.update(|s| {
+            s.state = State::On;
+            s.starts += 1;
+            s.since = Instant::now();
+            s.boot = boot;
+        });
     }
 
     fn start(&mut self, why: &str) -> Result<(), LabError> {
@@ -397,13 +423,8 @@ impl Owner {
             Ok(running) => {
                 let pid = running.child.id();
                 self.running = Some(running);
-                self.update(|s| {
-                    s.state = State::On;
-                    s.pid = Some(pid);
-                    s.starts += 1;
-                    s.since = Instant::now();
-                    s.boot = boot;
-                });
+                self.update(|s| s.pid = Some(pid));
+                self.run_began(boot);
                 self.tell(why);
                 Ok(())
             }

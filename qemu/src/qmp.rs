@@ -19,8 +19,18 @@ pub enum QmpEvent {
         /// QEMU's word for it.
         reason: String,
     },
+    /// The guest was reset and runs on in the same process.
+    Reset {
+        /// QEMU's word for it.
+        reason: String,
+    },
     /// The watchdog ran out.
     Watchdog,
+    /// The guest has closed a virtio port: whoever had it open has ended.
+    PortClosed {
+        /// The port's device id.
+        id: String,
+    },
     /// The connection ended: so has QEMU, or is about to.
     Closed,
     /// Anything else, by name.
@@ -128,11 +138,14 @@ fn read_all(stream: UnixStream, replies: &SyncSender<Value>, mut on_event: impl 
         }
         let Ok(message) = serde_json::from_slice::<Value>(&line) else { break };
         if let Some(name) = message["event"].as_str() {
+            let reason = || message["data"]["reason"].as_str().unwrap_or("unknown").to_owned();
             on_event(match name {
-                "SHUTDOWN" => QmpEvent::Shutdown {
-                    reason: message["data"]["reason"].as_str().unwrap_or("unknown").to_owned(),
-                },
+                "SHUTDOWN" => QmpEvent::Shutdown { reason: reason() },
+                "RESET" => QmpEvent::Reset { reason: reason() },
                 "WATCHDOG" => QmpEvent::Watchdog,
+                "VSERPORT_CHANGE" if message["data"]["open"] == false => {
+                    QmpEvent::PortClosed { id: message["data"]["id"].as_str().unwrap_or_default().to_owned() }
+                }
                 other => QmpEvent::Other(other.to_owned()),
             });
         } else if message.get("return").is_some() || message.get("error").is_some() {
@@ -181,6 +194,9 @@ mod tests {
         let stream = fake(|request| match request["execute"].as_str() {
             Some("set_link") => vec![
                 json!({ "event": "WATCHDOG", "data": { "action": "reset" } }).to_string(),
+                json!({ "event": "RESET", "data": { "guest": true, "reason": "guest-reset" } }).to_string(),
+                json!({ "event": "VSERPORT_CHANGE", "data": { "open": true, "id": "p" } }).to_string(),
+                json!({ "event": "VSERPORT_CHANGE", "data": { "open": false, "id": "p" } }).to_string(),
                 json!({ "event": "NIC_RX_FILTER_CHANGED" }).to_string(),
                 ok(request),
             ],
@@ -200,7 +216,10 @@ mod tests {
         let seen: Vec<QmpEvent> = std::iter::from_fn(|| events.recv_timeout(LIMIT).ok()).collect();
         let shutdown = QmpEvent::Shutdown { reason: "guest-reset".into() };
         let other = QmpEvent::Other("NIC_RX_FILTER_CHANGED".into());
-        assert_eq!(seen, [QmpEvent::Watchdog, other, shutdown, QmpEvent::Closed]);
+        let reset = QmpEvent::Reset { reason: "guest-reset".into() };
+        let opened = QmpEvent::Other("VSERPORT_CHANGE".into());
+        let closed = QmpEvent::PortClosed { id: "p".into() };
+        assert_eq!(seen, [QmpEvent::Watchdog, reset, opened, closed, other, shutdown, QmpEvent::Closed]);
         assert!(matches!(qmp.execute("cont", &json!({}), LIMIT), Err(QmpError::Closed)));
     }
 
