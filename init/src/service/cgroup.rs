@@ -1,7 +1,7 @@
 //! A control group per service: what a service started dies with it, and its limits hold for all of it.
 //!
 //! ```text
-//! MOUNT/cgroup.subtree_control           the controllers that some service's limits need, enabled once
+//! MOUNT/cgroup.subtree_control           cpu, and what some service's limits need, enabled once
 //!   └─ evenkeel/cgroup.subtree_control   the same
 //!        └─ NAME/                        made once, with its limits, when the services are loaded
 //! ```
@@ -59,8 +59,11 @@ impl Cgroups {
     /// groups that need it.
     pub(crate) fn enable_for(&mut self, units: &[Unit]) {
         let Ok(root) = &self.root else { return };
-        // A controller costs something for each group, so that only those in use are enabled.
-        let wanted = |c: &Controller| units.iter().any(|u| !c.settings(&u.limits.group).is_empty());
+        // A controller costs something for each group, so that only those in use are enabled. The processor's always is:
+        // with it services share the processor, without it their processes do, and the one that has most gets most.
+        let wanted = |c: &Controller| {
+            *c == Controller::Cpu || units.iter().any(|u| !c.settings(&u.limits.group).is_empty())
+        };
         self.enabled = Controller::ALL.into_iter().filter(wanted).map(|c| (c, root.enable(c))).collect();
     }
 
@@ -271,9 +274,9 @@ mod tests {
         assert_eq!(fake.read("evenkeel/a/memory.oom.group"), "1");
         assert_eq!(fake.read("evenkeel/a/pids.max"), "16");
         assert_eq!(fake.read("evenkeel/a/cpu.max"), "");
-        // A plain file keeps what was written over it: "+memory", then "+pids" over its beginning.
-        assert_eq!(fake.read("cgroup.subtree_control"), "+pidsry");
-        assert_eq!(fake.read("evenkeel/cgroup.subtree_control"), "+pidsry");
+        // A plain file keeps what was written over it: "+memory", then "+pids" and "+cpu" over its beginning.
+        assert_eq!(fake.read("cgroup.subtree_control"), "+cpusry");
+        assert_eq!(fake.read("evenkeel/cgroup.subtree_control"), "+cpusry");
         assert!(groups.group(&b).unwrap().is_some());
         assert_eq!(fake.read("evenkeel/b/memory.max"), "");
         assert!(group.kill());
@@ -288,6 +291,16 @@ mod tests {
         fake.groups(std::slice::from_ref(&a)).group(&a).unwrap();
         assert_eq!(fake.read("evenkeel/a/cpu.max"), "150000 100000");
         assert_eq!(fake.read("cgroup.subtree_control"), "+cpu");
+    }
+
+    #[test]
+    fn services_share_the_processor_without_asking() {
+        let fake = Fake::new("share", "cpu memory pids", &["a"]);
+        let a = service("a", "");
+        assert!(fake.groups(std::slice::from_ref(&a)).group(&a).unwrap().is_some());
+        assert_eq!(fake.read("cgroup.subtree_control"), "+cpu");
+        let bare = Fake::new("unshared", "memory", &["a"]);
+        assert!(bare.groups(std::slice::from_ref(&a)).group(&a).unwrap().is_some(), "it runs without");
     }
 
     #[test]
