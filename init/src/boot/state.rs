@@ -175,25 +175,31 @@ pub(crate) fn partitions() -> Vec<Partition> {
     found
 }
 
-/// Runs the checker where the image has one. What it cannot repair is for a person to decide.
+/// Has STATE checked where the image has a checker. First only what is safe is repaired (`-p`). Where that is not enough
+/// everything is (`-y`): nobody stands by who could answer questions, and what is kept on STATE carries checksums, so
+/// that a piece that a repair loses is missed by its owner instead of being believed.
 fn check(host: &mut Host, path: &str) {
     if !Path::new(CHECKER).exists() {
         return;
     }
-    let result = attempt(host, CHECK_LIMIT, || {
-        let status = Command::new(CHECKER).args(["-p", path]).output();
-        let output = status.map_err(|e| format!("{CHECKER}: {}", sys::errno_text(&e)))?;
-        let text = String::from_utf8_lossy(&output.stdout).trim().replace('\n', " | ");
-        match output.status.code() {
-            // 0: clean; 1: repaired; 2: repaired, and a mounted file system would need a reboot.
-            Some(0..=2) => Ok(text),
-            code => Err(format!("{CHECKER} ended with {code:?}: {text}")),
+    for how in ["-p", "-y"] {
+        match attempt(host, CHECK_LIMIT, || run_checker(how, path)) {
+            Ok(text) => return host.log.info(format_args!("STATE: checked: {text}")),
+            // The kernel's own mount is the judge of what can still be used.
+            Err(error) => host.log.error(format_args!("STATE: {path} is not clean: {error}")),
         }
-    });
-    match result {
-        Ok(text) => host.log.info(format_args!("STATE: checked: {text}")),
-        // The kernel's own mount is the judge of what can still be used.
-        Err(error) => host.log.error(format_args!("STATE: {path} is not clean: {error}")),
+    }
+}
+
+/// What the checker said when the file system is clean afterwards.
+fn run_checker(how: &str, path: &str) -> Result<String, String> {
+    let output = Command::new(CHECKER).args([how, path]).output();
+    let output = output.map_err(|e| format!("{CHECKER}: {}", sys::errno_text(&e)))?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().replace('\n', " | ");
+    match output.status.code() {
+        // 0: clean; 1: repaired; 2: repaired, and a mounted file system would need a reboot (e2fsck(8)).
+        Some(0..=2) => Ok(text),
+        code => Err(format!("{CHECKER} {how} ended with {code:?}: {text}")),
     }
 }
 
