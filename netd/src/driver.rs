@@ -21,6 +21,7 @@ use crate::ports::PortTable;
 use crate::probe::{Prober, Step};
 use crate::{bus, clock, events};
 use ::bus::net1::NetState;
+use daemon::Progress;
 use netd_core::{Failover, Input, Operation, Outbox, Output, UnknownNode};
 use proto::cluster::{PortName, VipName};
 use proto::part::NetdPart;
@@ -59,6 +60,9 @@ const PUBLISH_GAP: Duration = Duration::from_millis(100);
 
 /// Between two looks without an event: times of beats.
 const PUBLISH_IDLE: Duration = Duration::from_secs(1);
+
+/// Between two signs of life for init, which allows ten times that.
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two conflicts told of one VIP: whoever floods the LAN must not flood the core.
 const CONFLICT_GAP: Duration = Duration::from_millis(100);
@@ -135,6 +139,8 @@ struct Deadlines {
     link_list: Time,
     addresses: Time,
     publish: Time,
+    /// The next word to init that this loop turns.
+    sign_of_life: Time,
 }
 
 /// What ended a wait.
@@ -201,7 +207,13 @@ impl Driver {
             held: BTreeMap::new(),
             conflict_told: BTreeMap::new(),
             state,
-            next: Deadlines { links: now, link_list: now, addresses: now + ADDRESS_POLL, publish: now },
+            next: Deadlines {
+                links: now,
+                link_list: now,
+                addresses: now + ADDRESS_POLL,
+                publish: now,
+                sign_of_life: now,
+            },
             fast_until: now,
             carriers: Carriers::default(),
             list_failures: 0,
@@ -234,9 +246,14 @@ impl Driver {
     }
 
     /// Runs until a signal asks to leave, and leaves: VIPs are given up and everybody is told.
-    pub(crate) async fn run(mut self) -> Result<(), DriverError> {
+    pub(crate) async fn run(mut self, mut progress: Progress) -> Result<(), DriverError> {
         let mut signals = Signals::new().map_err(DriverError::Signals)?;
         loop {
+            // The wait below ends at the next look at the links at the latest.
+            if self.next.sign_of_life <= clock::now() {
+                self.next.sign_of_life = clock::now() + SIGN_OF_LIFE_EVERY;
+                progress.tell();
+            }
             match self.wait(&mut signals).await {
                 Wake::Leave => break,
                 Wake::Peer(input) => {

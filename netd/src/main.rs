@@ -71,8 +71,7 @@ async fn run(options: &Options, readiness: Readiness) -> Result<(), Box<dyn Erro
     let (mut driver, reader) = Driver::new(part, incarnation, Kernel::open()?, options.udp_port)?;
     driver.start().await?;
     bus::serve(&options.bus, reader)?;
-    readiness.tell();
-    Ok(driver.run().await?)
+    Ok(driver.run(readiness.tell()).await?)
 }
 
 /// Rises with every life of the node's netd, without a wall clock: the boot, then the milliseconds since it began.
