@@ -3,7 +3,7 @@
 //! It speaks the lines of `keel agent` on a virtio port of its own: `run ID HEX`, answered by `out ID HEX` and
 //! `done ID CODE`. Its commands are in [`USAGE`]. It runs as root and asks nobody: in the lab's overlay only.
 //!
-//! `lab-fault orphans N` and `lab-fault nothing` are what the command `orphans` runs.
+//! `lab-fault orphans N`, `lab-fault nothing` and `lab-fault bomb` are what the commands of these names run.
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -24,6 +24,10 @@ const LINE_MAX: u64 = 4096;
 const READ_MAX: u64 = 64 * 1024;
 /// Orphans at once: as many processes as a small machine bears.
 const ORPHANS_MAX: u32 = 500;
+/// Memory that is asked for at once: more than a small machine has.
+const EAT_MAX_MIB: usize = 1024;
+/// Where the group of what hangs is made.
+const HUNG: &str = "/sys/fs/cgroup/lab-hung";
 /// Bytes reserved at once when a disk is filled: the first and the last step.
 const FILL_STEP: i64 = 1 << 30;
 const FILL_LAST: i64 = 4096;
@@ -36,12 +40,16 @@ fill PATH                                 a file that grows until the disk is fu
 remove PATH
 orphans N                                 N processes whose parent is gone, all ended at once
 zombies                                   how many ended processes nobody has collected
+hang PROGRAM                              frozen by the kernel, as no signal can do it to PID 1
+bomb                                      processes that make processes without end, in this service's group
+eat MIB                                   memory that is used, by this service
 ";
 
 fn main() -> ExitCode {
     match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
         [] => {}
         [what, count] if what == "orphans" => return make_orphans(count.parse().unwrap_or(0)),
+        [what] if what == "bomb" => explode(),
         _ => return ExitCode::SUCCESS, // one of the orphans
     }
     match find(Path::new("/sys/class/virtio-ports")).and_then(|path| serve(&path)) {
@@ -108,6 +116,9 @@ fn obey(proc: &Path, command: &str) -> Result<String, String> {
         ["remove", path] => std::fs::remove_file(path).map(|()| String::new()).map_err(told(path)),
         ["orphans", count] => orphans(count),
         ["zombies"] => Ok(format!("{}\n", zombies(proc))),
+        ["hang", program] => hang(proc, program),
+        ["bomb"] => bomb(),
+        ["eat", mib] => eat(mib),
         _ => Err(format!("expected one of:\n{USAGE}")),
     }
 }
@@ -171,6 +182,54 @@ fn make_orphans(count: u32) -> ExitCode {
     let made =
         (0..count).take_while(|_| Command::new("/proc/self/exe").arg("nothing").spawn().is_ok()).count();
     if made == count as usize { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Puts the program's processes into a frozen control group.
+fn hang(proc: &Path, program: &str) -> Result<String, String> {
+    let pids = running(proc, program);
+    if pids.is_empty() {
+        return Err(format!("no program {program} runs here"));
+    }
+    let group = Path::new(HUNG);
+    let told = |error: io::Error| format!("{HUNG}: {error}");
+    match std::fs::create_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(told(error)),
+        _ => {}
+    }
+    for pid in &pids {
+        std::fs::write(group.join("cgroup.procs"), pid.to_string()).map_err(told)?;
+    }
+    std::fs::write(group.join("cgroup.freeze"), "1").map_err(told)?;
+    Ok(format!("{pids:?} frozen\n"))
+}
+
+/// Sets it off; it ends with this service.
+#[allow(clippy::zombie_processes)] // it outlives the command on purpose
+fn bomb() -> Result<String, String> {
+    match Command::new("/proc/self/exe").arg("bomb").spawn() {
+        Ok(_) => Ok(String::new()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Makes as many processes as the kernel allows; each does the same.
+#[allow(clippy::zombie_processes)] // nobody collects them: that is the bomb
+fn explode() -> ! {
+    loop {
+        if Command::new("/proc/self/exe").arg("bomb").spawn().is_err() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Uses memory and gives it back, when there is so much.
+fn eat(mib: &str) -> Result<String, String> {
+    let Some(mib) = mib.parse::<usize>().ok().filter(|n| (1..=EAT_MAX_MIB).contains(n)) else {
+        return Err(format!("expected MiB from 1 to {EAT_MAX_MIB}"));
+    };
+    // Not zeros: those the kernel gives without having them.
+    let eaten = vec![0x5a_u8; mib << 20];
+    Ok(format!("{} bytes\n", std::hint::black_box(eaten).len()))
 }
 
 /// Processes in the state Z.
@@ -248,6 +307,11 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_used() {
+        assert_eq!(obey(Path::new("/proc"), "eat 2"), Ok("2097152 bytes\n".into()));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for (command, part) in [
             ("", "expected"),
@@ -260,6 +324,9 @@ mod tests {
             ("remove /no/such/file", "/no/such/file"),
             ("orphans 0", "from 1 to 500"),
             ("orphans 501", "from 1 to 500"),
+            ("hang no-such-program-here", "no program"),
+            ("eat 0", "from 1 to 1024"),
+            ("eat 1025", "from 1 to 1024"),
         ] {
             assert!(obey(Path::new("/proc"), command).expect_err("refused").contains(part), "{command}");
         }

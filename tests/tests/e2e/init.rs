@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// A killed service is back within this, on a busy host.
-const BACK_LIMIT: Duration = Duration::from_secs(20);
+const BACK_LIMIT: Duration = Duration::from_secs(30);
 /// An orderly way down: services have 20 s, killing 2 s.
 const DOWN_LIMIT: Duration = Duration::from_secs(40);
 /// What a guest that has ended said is on its way to us at most.
@@ -23,13 +23,27 @@ const SAID_LIMIT: Duration = Duration::from_secs(2);
 /// Programs of the services, each once: `keel` is the console, PID 1 on the bus, and the lab's agent.
 const PROGRAMS: [&str; 5] = ["provisiond", "netd", "demo-web", "keel", "lab-fault"];
 
+/// A reset by the watchdog: its timeout in [`short_watchdog`], what is left of it in the hardware's second stage, and a
+/// busy host.
+const RESET_LIMIT: Duration = Duration::from_secs(60);
+
 pub(crate) fn no_watchdog() -> Variant {
     Variant { watchdog: Watchdog::None, ..Variant::default() }
 }
 
+/// A watchdog of few seconds that knows after the reset that it was the one.
+pub(crate) fn short_watchdog() -> Variant {
+    Variant { resets_in_place: true, ..Variant::with_words("evenkeel.watchdog=6") }
+}
+
+/// The same, on the first boot of a slot that is not committed.
+pub(crate) fn trial() -> Variant {
+    Variant { resets_in_place: true, ..Variant::with_words("evenkeel.watchdog=6 evenkeel.trial") }
+}
+
 /// State and process of each service, as `show services` says.
 fn services(lab: &Lab) -> Result<BTreeMap<String, (String, String)>, LabError> {
-    let text = lab.keel_within(NODE, "show services", BACK_LIMIT)?.text;
+    let text = lab.keel(NODE, "show services")?;
     let mut head = text.lines().next().unwrap_or_default().split_whitespace();
     let pid = head.position(|word| word == "PID").unwrap_or(usize::MAX);
     let row = |line: &str| {
@@ -78,14 +92,32 @@ pub(crate) fn services_killed_in_turn(lab: &Lab) -> Outcome {
     Ok(format!("{killed} programs killed, all back; 50 orphans collected"))
 }
 
-/// Waits until the guest has ended its run number `run` for `reason`, without the watchdog's help.
-fn ended(lab: &Lab, run: u32, reason: &str, limit: Duration) -> Result<(), Box<dyn Error>> {
+/// Waits until the guest has ended its run number `run`.
+fn end_of(lab: &Lab, run: u32, limit: Duration) -> Result<RunEnd, Box<dyn Error>> {
     let end = || lab.power(NODE).ok().and_then(|status| status.last_end).filter(|end| end.run == run);
     lab.expect_within(limit, "the guest's end", || end().is_some())?;
-    match end() {
-        Some(RunEnd { reason: given, watchdog: false, .. }) if given == reason => Ok(()),
+    end().ok_or_else(|| "the next run ended meanwhile".into())
+}
+
+/// Waits until the guest has ended its run number `run` for `reason`, without the watchdog's help.
+fn ended(lab: &Lab, run: u32, reason: &str, limit: Duration) -> Result<(), Box<dyn Error>> {
+    match end_of(lab, run, limit)? {
+        RunEnd { reason: given, watchdog: false, .. } if given == reason => Ok(()),
         other => Err(format!("the run ended with {other:?} instead of {reason}").into()),
     }
+}
+
+/// Waits until the watchdog has ended the run number `run`; how long that took.
+fn reset_by_watchdog(lab: &Lab, run: u32) -> Result<Duration, Box<dyn Error>> {
+    let since = Instant::now();
+    match end_of(lab, run, RESET_LIMIT)? {
+        RunEnd { watchdog: true, .. } => Ok(since.elapsed()),
+        other => Err(format!("the run ended with {other:?} instead of the watchdog").into()),
+    }
+}
+
+fn is_off(lab: &Lab) -> bool {
+    lab.power(NODE).is_ok_and(|s| matches!(s.state, State::Off { .. }))
 }
 
 /// Waits until the run after `run` serves.
@@ -172,9 +204,7 @@ pub(crate) fn power_button(lab: &Lab) -> Outcome {
     let since = Instant::now();
     lab.press(NODE, Press::Power)?;
     ended(lab, run, "guest-shutdown", DOWN_LIMIT)?;
-    lab.expect_within(DOWN_LIMIT, "the node off", || {
-        lab.power(NODE).is_ok_and(|s| matches!(s.state, State::Off { .. }))
-    })?;
+    lab.expect_within(DOWN_LIMIT, "the node off", || is_off(lab))?;
     let down = since.elapsed();
     let words = ["power-off asked for by the power button", "STATE: unmounted", "switching the machine off"];
     said_in_order(lab, from, &words)?;
@@ -190,4 +220,174 @@ pub(crate) fn without_watchdog(lab: &Lab) -> Outcome {
         true => Ok("serves, and says so".to_owned()),
         false => Err(format!("`show state` does not say that there is no watchdog:\n{state}").into()),
     }
+}
+
+/// What `keel show boot` must say after a start that ended the way `words` tell.
+fn told_of_last_boot(lab: &Lab, words: &str) -> Result<(), Box<dyn Error>> {
+    let boot = lab.keel_within(NODE, "show boot", BACK_LIMIT)?.text;
+    match boot.contains(words) {
+        true => Ok(()),
+        false => Err(format!("`show boot` does not say {words:?}:\n{boot}").into()),
+    }
+}
+
+/// PID 1 hangs: the watchdog resets the machine. After the third time the node starts neither netd nor provisiond, so
+/// that it holds no address, stays where it is, and answers.
+pub(crate) fn hung_pid_1(lab: &Lab) -> Outcome {
+    lab.power_on(NODE)?;
+    let mut took = Vec::new();
+    for run in 1..=3 {
+        lab.expect_within(REBOOT_LIMIT, "the node's prompt", || {
+            lab.power(NODE).is_ok_and(|s| s.starts == run) && lab.has_prompt(NODE)
+        })?;
+        lab.wait_for_vips()?;
+        lab.fault(NODE, "hang init")?;
+        took.push(reset_by_watchdog(lab, run)?);
+    }
+    lab.expect_within(REBOOT_LIMIT, "the fourth boot", || lab.power(NODE).is_ok_and(|s| s.starts == 4))?;
+    // provisiond, which knows the node's name, is not there to tell the console.
+    lab.serial(NODE)?.wait_for(lab.power(NODE)?.boot, ", a node without a name.", REBOOT_LIMIT)?;
+    let running = lab.keel_within(NODE, "show services", BACK_LIMIT)?.text;
+    let idle = |name: &str| running.lines().any(|l| l.starts_with(name) && !l.contains("ready"));
+    if !idle("netd") || !idle("provisiond") {
+        return Err(format!("netd or provisiond runs on a node that is to be degraded:\n{running}").into());
+    }
+    told_of_last_boot(lab, "watchdog")?;
+    let took: Vec<_> = took.into_iter().map(seconds).collect();
+    Ok(format!("reset after {}, then degraded", took.join(" ")))
+}
+
+/// netd hangs on a trial: PID 1 ends the feeding and the watchdog resets the machine, however well PID 1 is.
+pub(crate) fn hung_netd_on_trial(lab: &Lab) -> Outcome {
+    lab.power_on(NODE)?;
+    back(lab, 0)?;
+    lab.fault(NODE, "signal netd STOP")?;
+    let took = reset_by_watchdog(lab, 1)?;
+    Ok(format!("reset after {}", seconds(took)))
+}
+
+/// A fatal signal in PID 1: the machine restarts at once, and the next boot knows why.
+pub(crate) fn crashed_pid_1(lab: &Lab) -> Outcome {
+    let run = lab.power(NODE)?.starts;
+    let since = Instant::now();
+    // The answer may not get out any more.
+    let _ = lab.fault(NODE, "signal init SEGV");
+    ended(lab, run, "guest-reset", DOWN_LIMIT)?;
+    let reset = since.elapsed();
+    back(lab, run)?;
+    told_of_last_boot(lab, "SIGSEGV")?;
+    Ok(format!("reset after {} ms", reset.as_millis()))
+}
+
+/// A service that makes processes without end, and one that wants more memory than it may have: each ends at its limits,
+/// and nobody else is touched.
+pub(crate) fn greedy_service(lab: &Lab) -> Outcome {
+    let before = services(lab)?;
+    let others = |now: &BTreeMap<String, (String, String)>| {
+        before.iter().all(|(name, old)| name == "fault" || now.get(name) == Some(old))
+    };
+    lab.mark("web")?;
+    lab.fault(NODE, "bomb")?;
+    let refused = "/sys/fs/cgroup/evenkeel/fault/pids.events";
+    lab.expect_within(BACK_LIMIT, "a process refused to the bomb", || {
+        let events = lab.fault(NODE, &format!("read {refused}")).unwrap_or_default();
+        events.trim().strip_prefix("max ").is_some_and(|count| count != "0")
+    })?;
+    let since = Instant::now();
+    if !others(&services(lab)?) {
+        return Err("a service changed while the bomb went on".into());
+    }
+    let answered = since.elapsed();
+    let outage = lab.outage("web")?;
+    let killed = Instant::now();
+    lab.keel(NODE, "restart fault")?;
+    let cleared = |lab: &Lab| {
+        lab.fault(NODE, "read /sys/fs/cgroup/evenkeel/fault/pids.current")
+            .is_ok_and(|count| count.trim() == "1")
+    };
+    lab.expect_within(BACK_LIMIT, "the bomb gone and its service back", || cleared(lab))?;
+    let gone = killed.elapsed();
+    let dead = services(lab)?;
+    let _ = lab.fault(NODE, "eat 100");
+    lab.expect_within(BACK_LIMIT, "the service that ate too much back", || {
+        services(lab).is_ok_and(|now| now["fault"].0 == "ready" && now["fault"] != dead["fault"])
+            && cleared(lab)
+    })?;
+    if !others(&services(lab)?) {
+        return Err("another service was ended for the memory of this one".into());
+    }
+    Ok(format!(
+        "a command answered after {} ms beside the bomb, gone after {}, VIP away for {} ms",
+        answered.as_millis(),
+        seconds(gone),
+        outage.as_millis()
+    ))
+}
+
+/// STATE is full: services go on and come back, the node reboots in order and serves.
+pub(crate) fn full_state(lab: &Lab) -> Outcome {
+    let run = lab.power(NODE)?.starts;
+    let filled = lab.fault(NODE, "fill /state/filler")?;
+    lab.fault(NODE, "signal netd KILL")?;
+    lab.expect_within(BACK_LIMIT, "netd back with STATE full", || {
+        services(lab).is_ok_and(|now| now.values().all(|(state, _)| state == "ready"))
+    })?;
+    let _ = lab.keel_within(NODE, "reboot --yes", Duration::from_secs(10));
+    ended(lab, run, "guest-reset", DOWN_LIMIT)?;
+    back(lab, run)?;
+    let boot = lab.keel(NODE, "show boot")?;
+    lab.fault(NODE, "remove /state/filler")?;
+    let first = boot.lines().next().unwrap_or_default();
+    Ok(format!("serves with {} more on STATE; {first}", filled.trim()))
+}
+
+/// STATE's block bitmap is overwritten. The kernel notices when it looks for a free block; the next boot's check repairs
+/// it, and the node serves all the time.
+pub(crate) fn damaged_state_is_repaired(lab: &Lab) -> Outcome {
+    lab.power_on(NODE)?;
+    back(lab, 0)?;
+    // In order: a journal that must be replayed would repair it.
+    let _ = lab.keel_within(NODE, "power-off --yes", Duration::from_secs(10));
+    ended(lab, 1, "guest-shutdown", DOWN_LIMIT)?;
+    lab.expect_within(DOWN_LIMIT, "the node off", || is_off(lab))?;
+    let disk = lab.disk(NODE)?;
+    let start = disk.partition("STATE")?.start;
+    // The first group's descriptor is in the second block of 4 KiB and begins with its block bitmap's place.
+    let descriptor = disk.read(start + 4096, 512)?;
+    let place = descriptor.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    if !(2..4096).contains(&place) {
+        return Err(format!("no block bitmap where it is expected: block {place}").into());
+    }
+    disk.write(start + u64::from(place) * 4096, &[0x55; 4096])?;
+    lab.power_on(NODE)?;
+    back(lab, 1)?;
+    // Blocks from every group.
+    lab.fault(NODE, "fill /state/filler")?;
+    lab.fault(NODE, "remove /state/filler")?;
+    let _ = lab.keel_within(NODE, "reboot --yes", Duration::from_secs(10));
+    ended(lab, 2, "guest-reset", DOWN_LIMIT)?;
+    back(lab, 2)?;
+    let log = lab.keel(NODE, "show log -n 200")?;
+    let said = log
+        .lines()
+        .find(|line| line.contains("STATE: checked: ") && line.contains("with errors, check forced"));
+    Ok(said.ok_or_else(|| format!("the checker was not asked to repair anything:\n{log}"))?.trim().to_owned())
+}
+
+/// Another init takes over while services run: they keep their processes, and the node serves on.
+pub(crate) fn re_exec(lab: &Lab) -> Outcome {
+    let before = services(lab)?;
+    lab.mark("web")?;
+    let since = Instant::now();
+    lab.keel_within(NODE, "init re-exec", BACK_LIMIT)?;
+    let took = since.elapsed();
+    let after = services(lab)?;
+    if after != before {
+        return Err(format!("services before and after: {before:?} {after:?}").into());
+    }
+    let _ = lab.fault(NODE, "signal netd KILL");
+    lab.expect_within(BACK_LIMIT, "netd started by the new init", || {
+        services(lab).is_ok_and(|now| now["netd"].0 == "ready" && now["netd"] != before["netd"])
+    })?;
+    Ok(format!("answered after {} ms, {} services kept", took.as_millis(), before.len()))
 }

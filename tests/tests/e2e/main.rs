@@ -50,7 +50,7 @@ const fn scenario(name: &'static str, on: On) -> Scenario {
     Scenario { name, on }
 }
 
-const SCENARIOS: [Scenario; 15] = [
+const SCENARIOS: [Scenario; 22] = [
     scenario("v16_every_vip_is_served_after_power_on", On::Cluster(vips::served_after_power_on)),
     scenario("v01_port_pulled", On::Cluster(vips::port_pulled)),
     scenario("v02_all_ports_of_a_node_pulled", On::Cluster(vips::all_ports_of_a_node_pulled)),
@@ -65,7 +65,14 @@ const SCENARIOS: [Scenario; 15] = [
     scenario("b07_ctrl_alt_del_restarts_in_order", On::Node(init::ctrl_alt_del)),
     scenario("b08_kernel_panic_resets", On::Node(init::kernel_panic)),
     scenario("b09_power_button_switches_off_in_order", On::Node(init::power_button)),
+    scenario("b11_greedy_service_ends_at_its_limits", On::Node(init::greedy_service)),
+    scenario("b12_another_init_takes_over", On::Node(init::re_exec)),
+    scenario("b13_full_state", On::Node(init::full_state)),
+    scenario("b14_crashed_pid_1_restarts", On::Node(init::crashed_pid_1)),
     scenario("b10_without_watchdog", On::NewNode(init::no_watchdog, init::without_watchdog)),
+    scenario("b15_damaged_state_is_repaired", On::NewNode(Variant::default, init::damaged_state_is_repaired)),
+    scenario("b16_hung_pid_1_is_reset_thrice", On::NewNode(init::short_watchdog, init::hung_pid_1)),
+    scenario("b17_hung_netd_on_trial_is_reset", On::NewNode(init::trial, init::hung_netd_on_trial)),
 ];
 
 fn main() -> ExitCode {
