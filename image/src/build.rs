@@ -12,6 +12,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::checksums;
 use crate::cpio::Cpio;
 use crate::deb::{self, Kernel};
 use crate::disk::{self, Contents};
@@ -40,6 +41,7 @@ const RESCUE_FLAG: &str = "evenkeel.rescue";
 /// The x86 kernel's own limit, less the rescue flag.
 const CMDLINE_MAX: usize = 2000;
 const OWN_MODULES: &str = "/etc/evenkeel/modules.list";
+const MODULE_INDEX: &str = "/etc/evenkeel/modules.index";
 
 /// Builds an image, or finds that it is there already.
 ///
@@ -71,7 +73,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let work = WorkDir::beside(&options.out)?;
     let state = disk::state_file_system(&work.0, &options.out, kernel.time)?;
     let own = [(CHECKER, 0o755, checker), (STATE_IMAGE, 0o644, state.clone())];
-    let root = root_tree(options, &inputs, &kernel, &sets.root, &manifest, own)?;
+    let root = root_tree(options, &inputs, &kernel, &sets, &manifest, own)?;
     let squashfs = root.squashfs(kernel.time)?;
     let initramfs = initramfs(&inputs, &kernel, &sets.early, Payload::Root(&squashfs));
     let release = release(options.flavour, &kernel);
@@ -85,7 +87,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let mut manifest = manifest;
     manifest.part = [
         ("kernel", kernel.vmlinuz.len() as u64),
-        ("modules", total(&sets.early) + total(&sets.root)),
+        ("modules", total(&sets.early) + total(&sets.root) + total(&sets.devices)),
         ("programs", inputs.programs.iter().map(|(_, bytes)| bytes.len() as u64).sum()),
         ("squashfs", squashfs.len() as u64),
         ("initramfs", initramfs.len() as u64),
@@ -283,6 +285,8 @@ struct ModuleSets {
     early: Vec<Module>,
     rescue: Vec<Module>,
     root: Vec<Module>,
+    /// Loaded when a device asks for them.
+    devices: Vec<Module>,
 }
 
 impl ModuleSets {
@@ -299,7 +303,9 @@ impl ModuleSets {
         let early = catalogue.select(&modules::early_names(options.flavour, watchdog), &[])?;
         let rescue = catalogue.select(&modules::rescue_names(options.flavour, watchdog), &[])?;
         let root = catalogue.select(&modules::root_names(options.flavour, &options.modules), &early)?;
-        Ok(Self { early, rescue, root })
+        let loaded: Vec<Module> = early.iter().chain(&root).cloned().collect();
+        let devices = catalogue.select(&modules::device_names(options.flavour, watchdog), &loaded)?;
+        Ok(Self { early, rescue, root, devices })
     }
 }
 
@@ -317,7 +323,7 @@ fn root_tree(
     options: &BuildOptions,
     inputs: &Inputs,
     kernel: &Kernel,
-    modules: &[Module],
+    sets: &ModuleSets,
     manifest: &Manifest,
     own: [(&str, u16, Vec<u8>); 2],
 ) -> Result<Tree, BuildError> {
@@ -331,13 +337,16 @@ fn root_tree(
     for (path, mode, bytes) in own {
         tree.file(path, mode, bytes)?;
     }
+    let directory = format!("/lib/modules/{}", kernel.release);
     let mut list = String::new();
-    for module in modules {
-        let path = format!("/lib/modules/{}/{}", kernel.release, module.path);
-        list.push_str(&format!("{path}\n"));
-        tree.file(&path, 0o644, module.bytes.clone())?;
+    for module in &sets.root {
+        list.push_str(&format!("{directory}/{}\n", module.path));
+    }
+    for module in sets.root.iter().chain(&sets.devices) {
+        tree.file(&format!("{directory}/{}", module.path), 0o644, module.bytes.clone())?;
     }
     tree.file(OWN_MODULES, 0o644, list)?;
+    tree.file(MODULE_INDEX, 0o644, modules::index(&directory, &sets.devices)?)?;
     tree.file("/etc/evenkeel/release", 0o644, release(options.flavour, kernel))?;
     tree.file("/etc/evenkeel/manifest", 0o644, manifest.text())?;
     for (_, overlay) in &inputs.overlays {
@@ -360,31 +369,34 @@ fn initramfs_of_rescue(inputs: &Inputs, kernel: &Kernel, modules: &[Module], rel
 }
 
 fn initramfs(inputs: &Inputs, kernel: &Kernel, modules: &[Module], payload: Payload<'_>) -> Vec<u8> {
-    let mut cpio = Cpio::new(kernel.time);
-    for point in MOUNT_POINTS {
-        cpio.dir(point);
+    let list: String = modules.iter().map(|m| format!("/boot/modules/{}\n", m.file)).collect();
+    let mut files: Vec<(String, u32, &[u8])> = vec![
+        ("/init".into(), 0o755, inputs.program("init")),
+        ("/boot/modules.list".into(), 0o644, list.as_bytes()),
+    ];
+    files.extend(modules.iter().map(|m| (format!("/boot/modules/{}", m.file), 0o644, m.bytes.as_slice())));
+    let mut folders = vec!["boot", "boot/modules"];
+    match payload {
+        Payload::Root(squashfs) => files.push(("/root.squashfs".into(), 0o644, squashfs)),
+        Payload::Rescue { keel, release } => {
+            folders.extend(["bin", "etc", "etc/evenkeel"]);
+            files.push(("/bin/keel".into(), 0o755, keel));
+            files.push(("/etc/evenkeel/release".into(), 0o644, release.as_bytes()));
+        }
     }
+    let mut cpio = Cpio::new(kernel.time);
+    for folder in MOUNT_POINTS.into_iter().chain(folders) {
+        cpio.dir(folder);
+    }
+    // First: an archive that is cut short behind it still names what is missing.
+    let checksums = checksums::list(files.iter().map(|(path, _, bytes)| (path.as_str(), *bytes)));
+    cpio.file("boot/files.list", 0o644, checksums.as_bytes());
     // Opened by the kernel for PID 1 before /dev is mounted.
     cpio.char_device("dev/console", 0o600, 5, 1);
     // What replaces it where the kernel has no console: a program without standard streams aborts at its start.
     cpio.char_device("dev/null", 0o666, 1, 3);
-    cpio.file("init", 0o755, inputs.program("init"));
-    cpio.dir("boot");
-    cpio.dir("boot/modules");
-    let list: String = modules.iter().map(|m| format!("/boot/modules/{}\n", m.file)).collect();
-    cpio.file("boot/modules.list", 0o644, list.as_bytes());
-    for module in modules {
-        cpio.file(&format!("boot/modules/{}", module.file), 0o644, &module.bytes);
-    }
-    match payload {
-        Payload::Root(squashfs) => cpio.file("root.squashfs", 0o644, squashfs),
-        Payload::Rescue { keel, release } => {
-            cpio.dir("bin");
-            cpio.file("bin/keel", 0o755, keel);
-            cpio.dir("etc");
-            cpio.dir("etc/evenkeel");
-            cpio.file("etc/evenkeel/release", 0o644, release.as_bytes());
-        }
+    for (path, mode, bytes) in &files {
+        cpio.file(path, *mode, bytes);
     }
     cpio.finish()
 }

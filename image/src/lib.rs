@@ -9,6 +9,7 @@
 
 pub mod bgenv;
 mod build;
+mod checksums;
 mod cpio;
 pub mod deb;
 pub mod digest;

@@ -68,6 +68,7 @@ pub struct Manifest {
 const BUILDER: &[&str] = &[
     include_str!("bgenv.rs"),
     include_str!("build.rs"),
+    include_str!("checksums.rs"),
     include_str!("cpio.rs"),
     include_str!("deb.rs"),
     include_str!("digest.rs"),
@@ -75,6 +76,7 @@ const BUILDER: &[&str] = &[
     include_str!("gpt.rs"),
     include_str!("host.rs"),
     include_str!("manifest.rs"),
+    include_str!("modules/index.rs"),
     include_str!("modules/lists.rs"),
     include_str!("modules/mod.rs"),
     include_str!("modules/modinfo.rs"),

@@ -39,7 +39,7 @@ const ROOT: &[&str] = &[
     "8021q",
 ];
 
-/// Ports and keyboards of real machines. Optional: the list spans kernels.
+/// Ports and keyboards of real machines, loaded whatever the machine has. Optional: the list spans kernels.
 const GENERIC_ROOT: &[&str] = &[
     "e1000",
     "e1000e",
@@ -58,6 +58,75 @@ const GENERIC_ROOT: &[&str] = &[
     "usbhid",
     "hid_generic",
 ];
+
+/// For devices that ask for them: what the cloud kernel has for ports and disks of virtual machines.
+const CLOUD_DEVICES: &[&str] = &[
+    "ena",
+    "gve",
+    "hv_netvsc",
+    "ixgbevf",
+    "mana",
+    "vmxnet3",
+    "xen_netfront", // ports
+    "hv_storvsc",
+    "sd_mod",
+    "virtio_scsi",
+    "vmw_pvscsi",
+    "xen_blkfront", // disks
+    "hyperv_keyboard",
+    "virtio_input", // keys
+];
+
+/// The same for real machines and the generic kernel.
+const GENERIC_DEVICES: &[&str] = &[
+    "atlantic",
+    "bnx2x",
+    "bnxt_en",
+    "e1000",
+    "e1000e",
+    "i40e",
+    "iavf",
+    "ice",
+    "igb",
+    "igbvf",
+    "igc",
+    "ixgbe",
+    "ixgbevf",
+    "mlx4_en",
+    "mlx5_core",
+    "r8169",
+    "realtek", // the PHY r8169 looks for
+    "tg3",
+    "vmxnet3", // ports
+    "cdc_ether",
+    "cdc_ncm",
+    "r8152",
+    "ax88179_178a", // ports on USB
+    "ahci",
+    "ata_piix",
+    "hpsa",
+    "megaraid_sas",
+    "mmc_block",
+    "mpt3sas",
+    "nvme",
+    "sd_mod",
+    "sdhci_acpi",
+    "sdhci_pci",
+    "smartpqi",
+    "uas",
+    "usb_storage",
+    "virtio_scsi",
+    "vmd",
+    "vmw_pvscsi", // disks
+    "ehci_pci",
+    "hid_generic",
+    "usbhid",
+    "xhci_pci", // keys
+];
+
+/// Watchdogs of real machines, for one that the builder did not name; with what makes their devices appear.
+const GENERIC_WATCHDOGS: &[&str] =
+    &["lpc_ich", "i2c_i801", "iTCO_wdt", "wdat_wdt", "sp5100_tco", "i6300esb", "hpwdt"];
 
 fn all(names: &[&str], make: fn(&str) -> Want) -> Vec<Want> {
     names.iter().copied().map(make).collect()
@@ -81,7 +150,7 @@ pub(crate) fn rescue_names(flavour: Flavour, watchdog: Option<&str>) -> Vec<Want
     wanted
 }
 
-/// Modules of the root; those that are early already are left out of its list.
+/// Modules of the root that every boot loads; those that are early already are left out of its list.
 pub(crate) fn root_names(flavour: Flavour, more: &[String]) -> Vec<Want> {
     let mut wanted = all(ROOT, Want::must);
     if flavour == Flavour::Generic {
@@ -89,6 +158,21 @@ pub(crate) fn root_names(flavour: Flavour, more: &[String]) -> Vec<Want> {
     }
     wanted.extend(more.iter().map(|name| Want::must(name)));
     wanted
+}
+
+/// Modules of the root that a device has to ask for. All are optional: the lists span kernels. An image without a
+/// watchdog gets none by a device either.
+pub(crate) fn device_names(flavour: Flavour, watchdog: Option<&str>) -> Vec<Want> {
+    match flavour {
+        Flavour::Cloud => all(CLOUD_DEVICES, Want::may),
+        Flavour::Generic => {
+            let mut wanted = all(GENERIC_DEVICES, Want::may);
+            if watchdog.is_some() {
+                wanted.extend(all(GENERIC_WATCHDOGS, Want::may));
+            }
+            wanted
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +185,11 @@ mod tests {
         assert_eq!(early_names(Flavour::Cloud, None)[0], Want::must("loop"));
         assert!(rescue_names(Flavour::Generic, None).contains(&Want::must("vfat")));
         assert!(root_names(Flavour::Cloud, &["bridge".into()]).contains(&Want::must("bridge")));
-        assert!(!root_names(Flavour::Cloud, &[]).contains(&Want::may("e1000e")));
+    }
+
+    #[test]
+    fn an_image_without_a_watchdog_has_no_driver_for_one() {
+        let has = |watchdog| device_names(Flavour::Generic, watchdog).contains(&Want::may("iTCO_wdt"));
+        assert!(has(Some("i6300esb")) && !has(None));
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! The order is computed at build time and written as a flat list: PID 1 loads line by line and needs no
 //! knowledge of dependencies. `depends=` in a module's own `.modinfo` is the source; file names may spell `-`
-//! where `depends` has `_`.
+//! where `depends` has `_`. Modules for devices that a machine may or may not have are listed in an index by the
+//! modaliases they serve, each line with all that has to be loaded.
 
+mod index;
 mod lists;
 mod modinfo;
 mod order;
 
-pub(crate) use lists::{early_names, rescue_names, root_names};
+pub(crate) use index::index;
+pub(crate) use lists::{device_names, early_names, rescue_names, root_names};
 pub(crate) use modinfo::ModInfo;
 pub(crate) use order::{Want, load_order};
 
@@ -34,6 +37,7 @@ pub(crate) struct Module {
     /// Path below `lib/modules/RELEASE/`, without compression.
     pub path: String,
     pub bytes: Vec<u8>,
+    pub info: ModInfo,
 }
 
 /// `-` and `_` are one character in module names.
@@ -74,7 +78,7 @@ impl<'a> Catalogue<'a> {
 
     /// Loads the wanted modules and everything they need, in load order, without those in `loaded`.
     pub(crate) fn select(&self, wanted: &[Want], loaded: &[Module]) -> Result<Vec<Module>, BuildError> {
-        let mut bytes = BTreeMap::new();
+        let mut read = BTreeMap::new();
         let mut have = |name: &str| -> Result<Option<ModInfo>, BuildError> {
             let Some(path) = self.paths.get(name) else { return Ok(None) };
             let damaged = |detail: String| BuildError::DamagedModule {
@@ -85,7 +89,7 @@ impl<'a> Catalogue<'a> {
             let module =
                 deb::module_bytes(path, &self.kernel.modules[*path]).map_err(|e| damaged(e.to_string()))?;
             let info = ModInfo::of(&module).map_err(damaged)?;
-            bytes.insert(name.to_owned(), module);
+            read.insert(name.to_owned(), (module, info.clone()));
             Ok(Some(info))
         };
         let order = load_order(wanted, &self.builtin, &self.kernel.release, &mut have)?;
@@ -95,8 +99,8 @@ impl<'a> Catalogue<'a> {
                 let path = self.paths[&name];
                 let path = path.split_once(".ko").map_or(path.to_owned(), |(stem, _)| format!("{stem}.ko"));
                 let file = path.rsplit('/').next().unwrap_or(&path).to_owned();
-                let bytes = bytes.remove(&name).expect("an ordered module has been read");
-                Module { name, file, path, bytes }
+                let (bytes, info) = read.remove(&name).expect("an ordered module has been read");
+                Module { name, file, path, bytes, info }
             })
             .collect())
     }

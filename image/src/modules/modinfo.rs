@@ -7,6 +7,10 @@ pub(crate) struct ModInfo {
     pub depends: Vec<String>,
     /// Should be loaded before, if there (`softdep=pre: …`).
     pub soft: Vec<String>,
+    /// Devices it serves: patterns of their modaliases.
+    pub aliases: Vec<String>,
+    /// Whether it names firmware files.
+    pub firmware: bool,
 }
 
 /// More sections than any module has: a header that says more is damaged.
@@ -25,7 +29,10 @@ impl ModInfo {
                 let before = list.split_once("pre:").map_or("", |(_, rest)| rest);
                 let before = before.split_once("post:").map_or(before, |(pre, _)| pre);
                 info.soft.extend(before.split_whitespace().map(super::normalised));
+            } else if let Some(pattern) = entry.strip_prefix("alias=") {
+                info.aliases.push(pattern.to_owned());
             }
+            info.firmware |= entry.starts_with("firmware=");
         }
         Ok(info)
     }

@@ -94,6 +94,7 @@ mod tests {
             Ok(table.iter().find(|(n, _, _)| *n == name).map(|(_, depends, soft)| ModInfo {
                 depends: depends.iter().map(|s| (*s).to_owned()).collect(),
                 soft: soft.iter().map(|s| (*s).to_owned()).collect(),
+                ..ModInfo::default()
             }))
         };
         load_order(wanted, &["ext4".into()], "k", &mut have).map_err(|e| e.to_string())
