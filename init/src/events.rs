@@ -33,6 +33,8 @@ pub(crate) enum Source {
     Button(u16),
     /// Standard input of the container mode.
     Starter,
+    /// The kernel tells of devices, or the child that loads their modules.
+    Devices,
 }
 
 impl Source {
@@ -48,6 +50,7 @@ impl Source {
             Source::Notify(id) => (6, id.0.into()),
             Source::Button(number) => (7, number.into()),
             Source::Starter => (8, 0),
+            Source::Devices => (9, 0),
         };
         u64::from(kind) << 32 | u64::from(number)
     }
@@ -65,6 +68,7 @@ impl Source {
             6 => Source::Notify(id),
             7 => Source::Button(number as u16),
             8 => Source::Starter,
+            9 => Source::Devices,
             _ => return None,
         })
     }
@@ -131,6 +135,7 @@ mod tests {
             Source::Notify(ServiceId(3)),
             Source::Button(1),
             Source::Starter,
+            Source::Devices,
         ] {
             assert_eq!(Source::parse(source.token()), Some(source));
         }

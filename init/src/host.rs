@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use proto::time::Time;
 
 use crate::boot::memory::Memory;
+use crate::devices::Devices;
 use crate::events::Events;
 use crate::klog::Log;
 use crate::watchdog::{self, Watchdog};
@@ -19,13 +20,15 @@ use crate::{clock, sys};
 /// The longest single wait: a lost wakeup costs at most this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Log, watchdog, signals, and what is remembered of the boots.
+/// Log, watchdog, signals, what is remembered of the boots, and the drivers of devices.
 pub(crate) struct Host {
     pub(crate) log: Log,
     pub(crate) watchdog: Option<Watchdog>,
     /// Shared, so that it can be polled while the host is used.
     pub(crate) signals: Option<Rc<SignalFd>>,
     pub(crate) memory: Memory,
+    /// Once the root is there; only on a machine.
+    pub(crate) devices: Option<Devices>,
 }
 
 impl Host {
@@ -51,7 +54,7 @@ impl Host {
                 None
             }
         };
-        Host { log, watchdog: None, signals, memory: Memory::default() }
+        Host { log, watchdog: None, signals, memory: Memory::default(), devices: None }
     }
 
     /// Feeds `watchdog` from now on. The one before, a software one, is disarmed.
@@ -70,6 +73,13 @@ impl Host {
         }
     }
 
+    /// Takes in what the kernel says about devices, and has modules loaded for them.
+    pub(crate) fn serve_devices(&mut self) {
+        if let Some(devices) = &mut self.devices {
+            devices.turn(clock::now(), &mut self.log);
+        }
+    }
+
     /// Feeds the watchdog when it is time.
     pub(crate) fn feed(&mut self) {
         let Some(watchdog) = &mut self.watchdog else { return };
@@ -78,18 +88,24 @@ impl Host {
         }
     }
 
-    /// Waits until one of `fds` is readable or `until` has come, feeding the watchdog meanwhile.
+    /// Waits until one of `fds` is readable or `until` has come, feeding the watchdog and serving devices meanwhile:
+    /// what is waited for, a disk or a keyboard, may be such a device.
     ///
     /// Returns which of `fds` have something to read (or a hang-up to see), in their order.
     pub(crate) fn wait(&mut self, fds: &[BorrowedFd<'_>], until: Option<Time>) -> Vec<bool> {
         loop {
-            let wait = self.next_wait(until);
-            let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-            let ready = poll(&mut polled, wait).unwrap_or(0);
-            let past = until.is_some_and(|t| clock::now() >= t);
-            if ready > 0 || past {
+            self.serve_devices();
+            let devices = self.devices.as_ref().and_then(Devices::next_wakeup);
+            let wait = self.next_wait(until.into_iter().chain(devices).min());
+            let more = self.devices.iter().flat_map(Devices::fds);
+            let all = fds.iter().copied().chain(more);
+            let mut polled: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            // EINTR finds nothing ready, which is true.
+            let _ = poll(&mut polled, wait);
+            let ready: Vec<_> = polled.iter().take(fds.len()).map(|p| p.any().unwrap_or(false)).collect();
+            if ready.contains(&true) || until.is_some_and(|t| clock::now() >= t) {
                 self.feed();
-                return polled.iter().map(|p| p.any().unwrap_or(false)).collect();
+                return ready;
             }
         }
     }

@@ -5,12 +5,13 @@
 //! | [`boot`] | from the kernel's first call to running services |
 //! | [`service`] | service files, the life of a service, its process |
 //! | [`control`] | what others may ask of init |
+//! | [`devices`] | drivers for the devices that a machine has |
 //! | [`reexec`] | another program takes over while services run |
 //! | [`fence`] | addresses that must not outlive the service that answers for them |
 //! | [`watch`] | who must make progress, and what happens to the machine when nobody does |
 //! | [`sys`] | the kernel interfaces without a safe wrapper; the only unsafe code |
 //!
-//! Pure, driven by arguments: `boot::{cmdline, disk}`, `fence::state`, `service::{supervisor, unit}`, [`ring`],
+//! Pure, driven by arguments: `boot::{cmdline, disk}`, `devices::{queue, work}`, `fence::state`, `service::{supervisor, unit}`, [`ring`],
 //! [`shutdown`], `watch::rules`. The rest touches the kernel and decides nothing that could be decided there.
 //!
 //! It owns the processes, the watchdog and `reboot(2)`; it adds no address and knows no configuration of the
@@ -20,6 +21,7 @@
 mod boot;
 mod clock;
 mod control;
+mod devices;
 mod events;
 mod fence;
 mod host;

@@ -16,6 +16,7 @@ use nix::unistd::{Pid, read};
 use proto::control::{DETAIL_MAX, LastExit};
 
 use crate::control::socket::Server;
+use crate::devices::Devices;
 use crate::events::{Events, Source};
 use crate::fence;
 use crate::host::Host;
@@ -187,14 +188,35 @@ impl Manager {
                 add(self.events.add(capture.fd(), Source::Output(ServiceId(index))));
             }
         }
-        for (index, fd) in (0..).zip(self.buttons.fds()) {
-            add(self.events.add(fd, Source::Button(index)));
+        for fd in self.host.devices.iter().flat_map(Devices::fds) {
+            add(self.events.add(fd, Source::Devices));
         }
         if !self.setup.machine {
             add(self.events.add(std::io::stdin(), Source::Starter));
         }
         if let Some(errno) = failed {
             self.host.log.error(format_args!("cannot wait for all events: {}", errno.desc()));
+        }
+        self.watch_buttons();
+    }
+
+    fn watch_buttons(&mut self) {
+        for (index, fd) in (0..).zip(self.buttons.fds()) {
+            if let Err(errno) = self.events.add(fd, Source::Button(index)) {
+                self.host.log.error(format_args!("cannot wait for the power button: {}", errno.desc()));
+            }
+        }
+    }
+
+    /// Takes the power buttons there are now in place of those there were.
+    pub(crate) fn reopen_buttons(&mut self) {
+        let mut old = std::mem::replace(&mut self.buttons, PowerButtons::open());
+        for fd in old.fds() {
+            self.events.remove(fd);
+        }
+        self.watch_buttons();
+        if old.any_pressed() {
+            self.begin_shutdown(End::PowerOff, "the power button");
         }
     }
 
@@ -227,6 +249,7 @@ impl Manager {
             self.shutdown.as_ref().and_then(Shutdown::next_wakeup),
             self.reexec_wakeup(),
             self.host.memory.next_wakeup(),
+            self.host.devices.as_ref().and_then(Devices::next_wakeup),
         ];
         self.host.wait_for(&mut self.events, timers.into_iter().flatten().min());
         let mut index = 0;
@@ -278,6 +301,7 @@ impl Manager {
                     self.begin_shutdown(End::PowerOff, "the power button");
                 }
             }
+            Source::Devices => self.host.serve_devices(),
         }
     }
 
@@ -304,6 +328,7 @@ impl Manager {
             server.handle_timeout(now, &self.events, self.fence.feeder());
         }
         self.reexec_timeout(now);
+        self.devices_timeout();
     }
 
     /// Carries out orders until none are left; a failed start is an event that may order more. What the log is told
@@ -491,6 +516,7 @@ impl Manager {
                     if let Some(keeper) = &mut self.keeper {
                         keeper.ended(pid);
                     }
+                    self.devices_process_ended(pid);
                     self.reexec_check_ended(pid, &how);
                 }
             }
@@ -543,6 +569,9 @@ impl Manager {
         let now = clock::now();
         self.shutdown = Some(Shutdown::new(now, end));
         self.watch.end();
+        if let Some(devices) = &mut self.host.devices {
+            devices.end();
+        }
         self.supervisor.stop_all(now, &mut self.orders);
         self.perform();
     }

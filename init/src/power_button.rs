@@ -50,6 +50,11 @@ impl PowerButtons {
             }
         }
     }
+
+    /// Whether any of them was pressed and nobody has looked yet.
+    pub(crate) fn any_pressed(&mut self) -> bool {
+        (0..self.0.len()).any(|index| self.pressed(index))
+    }
 }
 
 fn is_press(event: &[u8]) -> bool {

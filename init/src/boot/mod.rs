@@ -1,8 +1,9 @@
 //! From the initramfs to running services.
 //!
 //! ```text
-//! kernel file systems -> early modules -> watchdog -> [rescue asked for?] -> root -> other modules -> /run, /tmp,
-//! cgroup2 -> STATE -> memory of the boots -> loopback -> services
+//! kernel file systems -> early modules -> watchdog -> [rescue asked for?] -> root -> other modules -> drivers for
+//! devices (in a child, beside what follows) -> /run, /tmp, cgroup2 -> STATE -> memory of the boots -> loopback ->
+//! services
 //! ```
 //! Two steps are essential, the root and STATE: when one fails the rescue prompt offers to try it again. All others
 //! say what failed and the boot goes on, because a machine that is half up can be looked at.
@@ -26,12 +27,13 @@ mod settings;
 mod slot;
 pub(crate) mod state;
 #[cfg(test)]
-mod testdir;
+pub(crate) mod testdir;
 
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use crate::devices::Devices;
 use crate::host::Host;
 use crate::manager::{Manager, Setup, Tools};
 use crate::reexec::{self, state::State};
@@ -72,6 +74,8 @@ pub(crate) fn run() -> ! {
         machine::end(host, End::Reboot);
     }
     modules::load(&mut host, Path::new("/etc/evenkeel/modules.list"), Path::new("/"));
+    host.devices = Devices::open(&mut host.log);
+    host.serve_devices();
     if host.watchdog.is_none() {
         take_watchdog(&mut host, &cmdline);
     }
@@ -187,6 +191,10 @@ pub(crate) fn resume(number: &str) -> Result<End, String> {
         }
     }
     host.log.ring = Ring::resume(&state.log);
+    if machine {
+        // What came while nobody listened is found by its walk.
+        host.devices = Devices::open(&mut host.log);
+    }
     let resumed = match Tools::open() {
         Ok(tools) => reexec::resume(host, tools, state),
         Err(why) => Err(Box::new((host, why))),
