@@ -302,7 +302,7 @@ impl ModuleSets {
         }
         let early = catalogue.select(&modules::early_names(options.flavour, watchdog), &[])?;
         let rescue = catalogue.select(&modules::rescue_names(options.flavour, watchdog), &[])?;
-        let root = catalogue.select(&modules::root_names(options.flavour, &options.modules), &early)?;
+        let root = catalogue.select(&modules::root_names(&options.modules), &early)?;
         let loaded: Vec<Module> = early.iter().chain(&root).cloned().collect();
         let devices = catalogue.select(&modules::device_names(options.flavour, watchdog), &loaded)?;
         Ok(Self { early, rescue, root, devices })

@@ -39,26 +39,6 @@ const ROOT: &[&str] = &[
     "8021q",
 ];
 
-/// Ports and keyboards of real machines, loaded whatever the machine has. Optional: the list spans kernels.
-const GENERIC_ROOT: &[&str] = &[
-    "e1000",
-    "e1000e",
-    "igb",
-    "igc",
-    "ixgbe",
-    "i40e",
-    "ice",
-    "r8169",
-    "tg3",
-    "bnxt_en",
-    "mlx5_core",
-    "vmxnet3",
-    "xhci_pci",
-    "ehci_pci",
-    "usbhid",
-    "hid_generic",
-];
-
 /// For devices that ask for them: what the cloud kernel has for ports and disks of virtual machines.
 const CLOUD_DEVICES: &[&str] = &[
     "ena",
@@ -151,11 +131,8 @@ pub(crate) fn rescue_names(flavour: Flavour, watchdog: Option<&str>) -> Vec<Want
 }
 
 /// Modules of the root that every boot loads; those that are early already are left out of its list.
-pub(crate) fn root_names(flavour: Flavour, more: &[String]) -> Vec<Want> {
+pub(crate) fn root_names(more: &[String]) -> Vec<Want> {
     let mut wanted = all(ROOT, Want::must);
-    if flavour == Flavour::Generic {
-        wanted.extend(all(GENERIC_ROOT, Want::may));
-    }
     wanted.extend(more.iter().map(|name| Want::must(name)));
     wanted
 }
@@ -184,7 +161,7 @@ mod tests {
         assert_eq!(early_names(Flavour::Cloud, Some("i6300esb"))[0], Want::must("i6300esb"));
         assert_eq!(early_names(Flavour::Cloud, None)[0], Want::must("loop"));
         assert!(rescue_names(Flavour::Generic, None).contains(&Want::must("vfat")));
-        assert!(root_names(Flavour::Cloud, &["bridge".into()]).contains(&Want::must("bridge")));
+        assert!(root_names(&["bridge".into()]).contains(&Want::must("bridge")));
     }
 
     #[test]
