@@ -69,6 +69,7 @@ const PID_1: &[&str] = &[
     "serde_path_to_error",
     "thiserror",
     "seccompiler",
+    "crc32fast",
 ];
 
 /// Two versions of these in one tree mean two event loops, two trust stores or two ideas of a kernel message.

@@ -1,11 +1,11 @@
 //! From the initramfs to running services.
 //!
 //! ```text
-//! kernel file systems -> early modules -> watchdog -> [rescue asked for?] -> root -> other modules -> drivers for
-//! devices (in a child, beside what follows) -> /run, /tmp, cgroup2 -> STATE -> memory of the boots -> loopback ->
-//! services
+//! kernel file systems -> own files verified -> early modules -> watchdog -> [rescue asked for?] -> root -> other
+//! modules -> drivers for devices (in a child, beside what follows) -> /run, /tmp, cgroup2 -> STATE -> memory of the
+//! boots -> loopback -> services
 //! ```
-//! Two steps are essential, the root and STATE: when one fails the rescue prompt offers to try it again. All others
+//! Three steps are essential, undamaged files, the root and STATE: when one fails the rescue prompt offers to try it again. All others
 //! say what failed and the boot goes on, because a machine that is half up can be looked at.
 
 pub(crate) mod attempt;
@@ -19,6 +19,7 @@ mod machine_id;
 pub(crate) mod memory;
 mod modules;
 pub(crate) mod mounts;
+mod own_files;
 mod pstore;
 mod rescue;
 mod root;
@@ -45,6 +46,7 @@ use crate::watch::rules::Boot;
 use crate::watchdog::{Search, TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
 use crate::{clock, machine, sys};
 use cmdline::Cmdline;
+use own_files::Damage;
 use rescue::{Leave, Reason};
 
 /// Runtime directory of the product.
@@ -59,13 +61,15 @@ pub(crate) fn run() -> ! {
     quiet_stdio(&mut host);
     catch_crashes(&mut host);
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
-    modules::load(&mut host, Path::new("/boot/modules.list"), Path::new("/boot/modules"));
+    let damage = own_files::verify(&mut host);
+    modules::load(&mut host, Path::new("/boot/modules.list"), Path::new("/boot/modules"), &damage);
     let watchdog_s = take_watchdog(&mut host, &cmdline);
     settings::apply(&mut host);
     if cmdline.has("evenkeel.rescue") {
         let leave = rescue::prompt(&mut host, &Reason::Asked);
         host = unless_ended(host, leave);
     }
+    let (host, ()) = essential(host, "verifying the system's own files", |_| damage.may_boot());
     let (mut host, ()) = essential(host, "mounting the root", root::mount_image);
     if let Err(error) = root::switch(&mut host) {
         // Mounts are half moved: only a restart leads out of here.
@@ -73,7 +77,7 @@ pub(crate) fn run() -> ! {
         while rescue::prompt(&mut host, &reason) == Leave::Retry {}
         machine::end(host, End::Reboot);
     }
-    modules::load(&mut host, Path::new("/etc/evenkeel/modules.list"), Path::new("/"));
+    modules::load(&mut host, Path::new("/etc/evenkeel/modules.list"), Path::new("/"), &Damage::default());
     host.devices = Devices::open(&mut host.log);
     host.serve_devices();
     if host.watchdog.is_none() {

@@ -3,15 +3,16 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use crate::boot::own_files::Damage;
 use crate::host::Host;
 use crate::{clock, sys};
 
 /// Lines of a list; today's have some forty.
 const MODULES_MAX: usize = 512;
 
-/// Loads every module of `list`, relative paths below `base`. A failure is said and the next one is tried: most
-/// modules serve hardware that this machine may not have.
-pub(crate) fn load(host: &mut Host, list: &Path, base: &Path) {
+/// Loads every module of `list`, relative paths below `base`, but for those that are known as `damaged`. A failure is
+/// said and the next one is tried: most modules serve hardware that this machine may not have.
+pub(crate) fn load(host: &mut Host, list: &Path, base: &Path, damaged: &Damage) {
     let text = match fs::read_to_string(list) {
         Ok(text) => text,
         Err(error) => {
@@ -23,6 +24,9 @@ pub(crate) fn load(host: &mut Host, list: &Path, base: &Path) {
     let (mut loaded, mut failed) = (0, 0);
     for line in entries(&text) {
         let path = base.join(line);
+        if damaged.has(&path) {
+            continue;
+        }
         match File::open(&path).and_then(|file| sys::finit_module(&file)) {
             Ok(()) => loaded += 1,
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => loaded += 1,
