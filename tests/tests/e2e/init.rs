@@ -215,6 +215,16 @@ pub(crate) fn power_button(lab: &Lab) -> Outcome {
 pub(crate) fn without_watchdog(lab: &Lab) -> Outcome {
     lab.power_on(NODE)?;
     back(lab, 0)?;
+    // The log of a first boot from its beginning: init knows its own files and the machine's devices.
+    let log = lab.keel(NODE, "show log -n 200")?;
+    for (what, from, word) in [
+        ("that its files are whole", "own files: ", ", 0 damaged, "),
+        ("of a walk", "devices: ", " modaliases, "),
+    ] {
+        if !log.lines().any(|line| line.contains(from) && line.contains(word)) {
+            return Err(format!("init's log does not tell {what}:\n{log}").into());
+        }
+    }
     let state = lab.keel(NODE, "show state")?;
     match state.contains("no watchdog") {
         true => Ok("serves, and says so".to_owned()),
