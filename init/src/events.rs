@@ -35,6 +35,8 @@ pub(crate) enum Source {
     Starter,
     /// The kernel tells of devices, or the child that loads their modules.
     Devices,
+    /// The descriptor Ctrl-Alt-Del is read from.
+    CtrlAltDel,
 }
 
 impl Source {
@@ -51,6 +53,7 @@ impl Source {
             Source::Button(number) => (7, number.into()),
             Source::Starter => (8, 0),
             Source::Devices => (9, 0),
+            Source::CtrlAltDel => (10, 0),
         };
         u64::from(kind) << 32 | u64::from(number)
     }
@@ -69,6 +72,7 @@ impl Source {
             7 => Source::Button(number as u16),
             8 => Source::Starter,
             9 => Source::Devices,
+            10 => Source::CtrlAltDel,
             _ => return None,
         })
     }
@@ -136,6 +140,7 @@ mod tests {
             Source::Button(1),
             Source::Starter,
             Source::Devices,
+            Source::CtrlAltDel,
         ] {
             assert_eq!(Source::parse(source.token()), Some(source));
         }

@@ -16,17 +16,32 @@ use crate::sys;
 
 /// Limit for what is still to be written; a disk that takes longer is broken.
 const SYNC_LIMIT: Duration = Duration::from_secs(30);
+/// The same when somebody insists on a restart.
+const FORCED_SYNC_LIMIT: Duration = Duration::from_secs(1);
 
 /// Writes what is in memory to disk, releases STATE, and ends the machine. All services are gone by now.
 pub(crate) fn end(mut host: Host, end: End) -> ! {
-    memory::close(&mut host, end);
-    match attempt(&mut host, SYNC_LIMIT, release_state) {
+    go_down(&mut host, end)
+}
+
+/// The same, in the middle of something that is not waited for any more.
+pub(crate) fn force(host: &mut Host) -> ! {
+    go_down(host, End::ForcedReboot)
+}
+
+fn go_down(host: &mut Host, end: End) -> ! {
+    memory::close(host, end);
+    let limit = match end {
+        End::ForcedReboot => FORCED_SYNC_LIMIT,
+        End::Reboot | End::PowerOff => SYNC_LIMIT,
+    };
+    match attempt(host, limit, release_state) {
         Ok(said) => host.log.info(format_args!("STATE: {said}")),
         Err(error) => host.log.error(format_args!("STATE: {error}; going down all the same")),
     }
     let result = match end {
-        End::Reboot => restart(&mut host),
-        End::PowerOff => power_off(&mut host),
+        End::Reboot | End::ForcedReboot => restart(host),
+        End::PowerOff => power_off(host),
     };
     let Err(errno) = result;
     host.log.error(format_args!(

@@ -11,8 +11,9 @@
 //! | [`watch`] | who must make progress, and what happens to the machine when nobody does |
 //! | [`sys`] | the kernel interfaces without a safe wrapper; the only unsafe code |
 //!
-//! Pure, driven by arguments: `boot::{cmdline, disk}`, `devices::{queue, work}`, `fence::state`, `service::{supervisor, unit}`, [`ring`],
-//! [`shutdown`], `watch::rules`. The rest touches the kernel and decides nothing that could be decided there.
+//! Pure, driven by arguments: `boot::{cmdline, disk}`, [`ctrl_alt_del`], `devices::{queue, work}`, `fence::state`,
+//! `service::{supervisor, unit}`, [`ring`], [`shutdown`], `watch::rules`. The rest touches the kernel and decides
+//! nothing that could be decided there.
 //!
 //! It owns the processes, the watchdog and `reboot(2)`; it adds no address and knows no configuration of the
 //! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests, until its
@@ -21,6 +22,7 @@
 mod boot;
 mod clock;
 mod control;
+mod ctrl_alt_del;
 mod devices;
 mod events;
 mod fence;
@@ -108,6 +110,6 @@ fn container(rest: &[&str]) -> ExitCode {
 fn exit_code(end: End) -> ExitCode {
     match end {
         End::PowerOff => ExitCode::SUCCESS,
-        End::Reboot => ExitCode::from(EXIT_REBOOT),
+        End::Reboot | End::ForcedReboot => ExitCode::from(EXIT_REBOOT),
     }
 }

@@ -16,6 +16,7 @@ use nix::unistd::{Pid, read};
 use proto::control::{DETAIL_MAX, LastExit};
 
 use crate::control::socket::Server;
+use crate::ctrl_alt_del::Asked;
 use crate::devices::Devices;
 use crate::events::{Events, Source};
 use crate::fence;
@@ -180,6 +181,9 @@ impl Manager {
         if let Some(fd) = &self.host.signals {
             add(self.events.add(Rc::as_ref(fd), Source::Signals));
         }
+        if let Some(fd) = &self.host.ctrl_alt_del {
+            add(self.events.add(Rc::as_ref(fd), Source::CtrlAltDel));
+        }
         if let Some(server) = &self.control {
             add(self.events.add(server.listener(), Source::Listener));
         }
@@ -234,6 +238,8 @@ impl Manager {
     /// Starts what waits for nobody, and finds what ended before this program took over.
     fn begin(&mut self) {
         self.reap();
+        // Pressed during the boot: then there is nothing to start.
+        self.take_ctrl_alt_del();
         self.supervisor.start(clock::now(), &mut self.orders);
         self.perform();
     }
@@ -264,6 +270,7 @@ impl Manager {
         let now = clock::now();
         match source {
             Source::Signals => self.take_signals(),
+            Source::CtrlAltDel => self.take_ctrl_alt_del(),
             Source::Listener => {
                 if let Some(server) = &mut self.control {
                     let (supervisor, processes) = (&self.supervisor, &self.processes);
@@ -309,10 +316,20 @@ impl Manager {
         while let Some(signal) = self.host.take_signal() {
             match signal {
                 Signal::SIGTERM | Signal::SIGPWR => self.begin_shutdown(End::PowerOff, signal.as_str()),
-                // Ctrl-Alt-Del.
-                Signal::SIGINT => self.begin_shutdown(End::Reboot, signal.as_str()),
                 Signal::SIGCHLD => self.reap(),
                 _ => {}
+            }
+        }
+    }
+
+    fn take_ctrl_alt_del(&mut self) {
+        match self.host.take_asked() {
+            Asked::Nothing => {}
+            Asked::InOrder => self.begin_shutdown(End::Reboot, "Ctrl-Alt-Del"),
+            Asked::AtOnce => {
+                self.watch.end();
+                let now = clock::now();
+                self.shutdown.get_or_insert_with(|| Shutdown::new(now, End::Reboot)).force();
             }
         }
     }
@@ -561,7 +578,7 @@ impl Manager {
             return;
         }
         let what = match end {
-            End::Reboot => "reboot",
+            End::Reboot | End::ForcedReboot => "reboot",
             End::PowerOff => "power-off",
         };
         self.host.log.warn(format_args!("{what} asked for by {why}: stopping services"));
@@ -590,9 +607,7 @@ impl Manager {
                 Step::KillAll { late } => {
                     if late {
                         let names = self.supervisor.running().join(", ");
-                        self.host
-                            .log
-                            .error(format_args!("still running at the time limit, killing: {names}"));
+                        self.host.log.error(format_args!("still running, killing: {names}"));
                     }
                     if self.setup.machine {
                         // Everything but this process and the kernel's threads.
@@ -638,9 +653,9 @@ mod tests {
     use proto::control::ServiceState;
     use std::fs;
 
-    #[test]
-    fn a_service_that_dies_is_back_without_an_allocation() {
-        let directory = std::env::temp_dir().join(format!("evenkeel-manager-{}", std::process::id()));
+    /// A manager of one service that sleeps.
+    fn manager(test: &str) -> Manager {
+        let directory = std::env::temp_dir().join(format!("evenkeel-manager-{}-{test}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("a.toml"), "command = ['/bin/sleep', '1000']\n").unwrap();
         let setup = Setup {
@@ -653,8 +668,24 @@ mod tests {
             state_device: None,
             machine: true,
         };
-        let mut manager = Manager::new(Host::new(), Tools::open().unwrap(), setup);
+        let manager = Manager::new(Host::new(), Tools::open().unwrap(), setup);
         fs::remove_dir_all(&directory).unwrap();
+        manager
+    }
+
+    #[test]
+    fn ctrl_alt_del_before_the_loop_starts_nothing() {
+        let mut manager = manager("early");
+        nix::sys::signal::raise(Signal::SIGINT).unwrap();
+        manager.begin();
+        assert_eq!(manager.shutdown.as_ref().map(Shutdown::end), Some(End::Reboot));
+        assert_eq!(manager.supervisor.rows(clock::now())[0].state, ServiceState::Stopped);
+        assert!(manager.processes.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn a_service_that_dies_is_back_without_an_allocation() {
+        let mut manager = manager("death");
         let id = manager.supervisor.find("a").unwrap();
         let ready = |m: &Manager| m.supervisor.rows(clock::now())[0].state == ServiceState::Ready;
         manager.begin();

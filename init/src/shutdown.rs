@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Stopping --all stopped, or STOP_LIMIT--> Killing --nobody left, or KILL_LIMIT--> Ended
+//!    '------------------force------------------> Forced --everything killed---------^
 //! ```
 
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) enum End {
     Reboot,
     PowerOff,
+    /// A restart that waits for nobody.
+    ForcedReboot,
 }
 
 /// What the shell must do now.
@@ -35,6 +38,7 @@ pub(crate) enum Step {
 enum Phase {
     Stopping { until: Time },
     Killing { until: Time },
+    Forced,
     Ended,
 }
 
@@ -49,6 +53,11 @@ impl Shutdown {
     /// Begins at `now`.
     pub(crate) fn new(now: Time, end: End) -> Shutdown {
         Shutdown { end, phase: Phase::Stopping { until: now + STOP_LIMIT } }
+    }
+
+    /// Waits for nobody any more, whatever was under way: everything is killed and the machine restarts.
+    pub(crate) fn force(&mut self) {
+        (self.end, self.phase) = (End::ForcedReboot, Phase::Forced);
     }
 
     /// How it will end.
@@ -67,6 +76,10 @@ impl Shutdown {
                 self.phase = Phase::Ended;
                 Step::Finish
             }
+            Phase::Forced => {
+                self.phase = Phase::Ended;
+                Step::KillAll { late: true }
+            }
             Phase::Ended => Step::Finish,
             Phase::Stopping { .. } | Phase::Killing { .. } => Step::Wait,
         }
@@ -76,6 +89,7 @@ impl Shutdown {
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
         match self.phase {
             Phase::Stopping { until } | Phase::Killing { until } => Some(until),
+            Phase::Forced => Some(Time::ZERO),
             Phase::Ended => None,
         }
     }
@@ -97,6 +111,21 @@ mod tests {
         assert_eq!(s.step(at(2), true, true), Step::Wait);
         assert_eq!(s.step(at(2), true, false), Step::Finish);
         assert_eq!((s.end(), s.next_wakeup()), (End::Reboot, None));
+    }
+
+    #[test]
+    fn a_forced_restart_waits_for_nobody() {
+        let mut stopping = Shutdown::new(at(0), End::PowerOff);
+        let mut killing = stopping.clone();
+        assert_eq!(killing.step(at(1), true, true), Step::KillAll { late: false });
+        for s in [&mut stopping, &mut killing] {
+            assert_eq!(s.step(at(1), false, true), Step::Wait);
+            s.force();
+            assert_eq!(s.next_wakeup(), Some(Time::ZERO));
+            assert_eq!(s.step(at(1), false, true), Step::KillAll { late: true });
+            assert_eq!(s.step(at(1), false, true), Step::Finish, "although processes are left");
+            assert_eq!(s.end(), End::ForcedReboot);
+        }
     }
 
     #[test]

@@ -236,6 +236,35 @@ fn a_program_that_cannot_take_over_is_refused() {
     assert_eq!(init.row("a").state, ServiceState::Ready);
 }
 
+/// Nobody waits for a service that does not stop: its own limit is an hour, that of all 20 s.
+#[test]
+fn ctrl_alt_del_seven_times_waits_for_nobody() {
+    let deaf = "trap '' TERM; echo READY=1 >&$NOTIFY_FD; while :; do sleep 0.05; done";
+    let mut init = Init::start(
+        "forced",
+        &[
+            ("deaf", &format!("{NOTIFY}\nstop_timeout_s = 3600"), deaf),
+            // As the kernel tells it; for as long as there is somebody to tell it to.
+            (
+                "keyboard",
+                "stop_timeout_s = 3600",
+                "trap '' TERM; while [ ! -e $D/now ]; do sleep 0.05; done; kill -INT 1; \
+                 while [ ! -e $D/insist ]; do sleep 0.05; done; while kill -INT 1; do sleep 0.02; done",
+            ),
+        ],
+    );
+    init.wait_for("deaf: ready");
+    fs::write(init.directory.join("now"), "").unwrap();
+    init.wait_for("reboot asked for by Ctrl-Alt-Del");
+    assert_eq!(init.row("deaf").state, ServiceState::Stopping, "once waits for it");
+    fs::write(init.directory.join("insist"), "").unwrap();
+    init.wait_for("Ctrl-Alt-Del 7 times within 2 s: restarting at once");
+    let forced = Instant::now();
+    assert_eq!(init.ended().code(), Some(10), "{}", init.seen.join("\n"));
+    assert!(forced.elapsed() < Duration::from_secs(10), "it waited {:?}", forced.elapsed());
+    init.wait_for("still running, killing: deaf, keyboard");
+}
+
 /// A fatal signal in PID 1: written down, and the restart is the one of its namespace.
 #[test]
 fn a_crash_is_written_down_and_ends_in_a_restart() {

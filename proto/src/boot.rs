@@ -63,6 +63,8 @@ pub enum BootEnd {
     Panic,
     /// The watchdog reset the machine.
     Watchdog,
+    /// Restarted without waiting for anything. `by` names who insisted.
+    Forced { by: String },
 }
 
 impl core::fmt::Display for BootEnd {
@@ -73,6 +75,7 @@ impl core::fmt::Display for BootEnd {
             BootEnd::Crash => f.write_str("crash of init"),
             BootEnd::Panic => f.write_str("kernel panic"),
             BootEnd::Watchdog => f.write_str("watchdog"),
+            BootEnd::Forced { by } => write!(f, "restart forced by {by}"),
         }
     }
 }
@@ -196,6 +199,12 @@ impl BootRecord {
         self.ran(seconds);
         self.ended = Some(BootEnd::Orderly { action, by: shortened(by, BY_MAX) });
     }
+
+    /// Notes that this boot ends after `seconds` without waiting for anything, because `by` insists.
+    pub fn forced(&mut self, by: &str, seconds: u64) {
+        self.ran(seconds);
+        self.ended = Some(BootEnd::Forced { by: shortened(by, BY_MAX) });
+    }
 }
 
 /// How many of the boots of `history` (the oldest first) the watchdog ended within the last `window` of running
@@ -262,17 +271,22 @@ mod tests {
         bytes.extend(b"\x02\x01\x00\x09\x00\x02\x01B\x09\x04\x01\x02\x01x");
         assert_eq!(encode(&record), bytes);
         assert_eq!(decode(&bytes), Ok(record));
+        let mut record = BootRecord::default();
+        record.forced("u", 3);
+        assert_eq!(encode(&record), b"\x03\x04\x01\0\x0d\0\0\0\0\0\0\0\x03\x01\x05\x01u\0\0\0\0");
     }
 
     #[test]
     fn the_end_of_a_boot_is_told_by_the_strongest_evidence() {
         let crash = Some("SIGSEGV".to_owned());
         let panic = Some("Kernel panic".to_owned());
+        let forced = BootEnd::Forced { by: "keys".into() };
         let cases = [
             (Evidence::default(), None, BootEnd::PowerOrReset),
             (Evidence { watchdog: true, ..Evidence::default() }, None, BootEnd::Watchdog),
             (Evidence { watchdog: true, ..Evidence::default() }, Some(orderly("keel")), orderly("keel")),
             (Evidence::default(), Some(orderly("keel")), orderly("keel")),
+            (Evidence { watchdog: true, ..Evidence::default() }, Some(forced.clone()), forced.clone()),
             (Evidence { panic: panic.clone(), ..Evidence::default() }, Some(orderly("keel")), BootEnd::Panic),
             (Evidence { panic: panic.clone(), watchdog: true, crash: None }, None, BootEnd::Panic),
             (Evidence { crash: crash.clone(), panic, watchdog: true }, None, BootEnd::Crash),

@@ -37,6 +37,8 @@ const RECORD: &str = "boot";
 const CRASH: &str = "crash";
 /// Limit of one piece of work on the disk or the firmware; 100 ms are much.
 const LIMIT: Duration = Duration::from_secs(10);
+/// The same when somebody insists on a restart.
+const FORCED_LIMIT: Duration = Duration::from_secs(1);
 /// The running time in which watchdog resets are counted.
 const RESETS_WITHIN: Duration = Duration::from_secs(600);
 /// The image's description.
@@ -72,6 +74,16 @@ impl Memory {
     /// Remembers who asked for the shutdown; the first counts.
     pub(crate) fn asked_by(&mut self, who: &str) {
         self.asked_by.get_or_insert_with(|| who.to_owned());
+    }
+
+    /// Remembers who would not wait for the shutdown's end, whoever asked for it first.
+    pub(crate) fn insisted_on_by(&mut self, who: &str) {
+        self.asked_by = Some(who.to_owned());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn asked_by_name(&self) -> &str {
+        self.asked_by.as_deref().unwrap_or_default()
     }
 
     /// When [`Memory::handle_timeout`] is due.
@@ -237,16 +249,18 @@ pub(crate) fn close(host: &mut Host, end: End) {
     drop(sys::crash::take_file());
     let Some(directory) = host.memory.directory.take() else { return };
     let by = host.memory.asked_by.take().unwrap_or_else(|| "the rescue prompt".to_owned());
-    let action = match end {
-        End::Reboot => Action::Reboot,
-        End::PowerOff => Action::PowerOff,
-    };
+    let limit = if end == End::ForcedReboot { FORCED_LIMIT } else { LIMIT };
     let release = fs::read_to_string(RELEASE).unwrap_or_default();
     let (now_s, build_s) = (wall_s(), clock_floor::build_time(&release));
     let machine = host.memory.machine;
-    let done = attempt(host, LIMIT, || {
+    let done = attempt(host, limit, || {
         update(&directory, |record| {
-            record.leave(action, &by, clock::now().since(Time::ZERO).as_secs());
+            let seconds = clock::now().since(Time::ZERO).as_secs();
+            match end {
+                End::Reboot => record.leave(Action::Reboot, &by, seconds),
+                End::PowerOff => record.leave(Action::PowerOff, &by, seconds),
+                End::ForcedReboot => record.forced(&by, seconds),
+            }
             record.wall_s = believed(now_s, build_s, record.wall_s);
         })?;
         let mut pool = KernelPool::open().map_err(|e| format!("/dev/urandom: {}", sys::errno_text(&e)))?;

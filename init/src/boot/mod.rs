@@ -56,6 +56,7 @@ const SERVICES: &str = "/etc/evenkeel/services";
 /// Boots the machine and runs it until it ends.
 pub(crate) fn run() -> ! {
     let mut host = Host::new();
+    host.at_force = Some(machine::force);
     mounts::early(&mut host);
     host.log.open_kmsg();
     quiet_stdio(&mut host);
@@ -182,6 +183,7 @@ pub(crate) fn resume(number: &str) -> Result<End, String> {
     let mut host = Host::new();
     match machine {
         true => {
+            host.at_force = Some(machine::force);
             host.log.open_kmsg();
             catch_crashes(&mut host);
         }

@@ -16,6 +16,7 @@ use nix::unistd::{read, write};
 
 use crate::boot::state;
 use crate::clock;
+use crate::ctrl_alt_del::Asked;
 use crate::host::Host;
 use crate::ring::Splitter;
 use crate::shutdown::End;
@@ -91,15 +92,17 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>) -> Leave {
     show_all(&mut consoles, &format!("{greeting}{HELP}rescue> "));
     let mut unattended = matches!(reason, Reason::Failed { .. }).then_some(began + UNATTENDED);
     loop {
-        let signals = host.signals.clone();
+        let signals = [host.signals.clone(), host.ctrl_alt_del.clone()];
         let mut fds: Vec<BorrowedFd<'_>> = consoles.iter().map(|c| c.fd.as_fd()).collect();
-        if let Some(fd) = &signals {
-            fds.push(fd.as_fd());
-        }
+        fds.extend(signals.iter().flatten().map(|fd| fd.as_fd()));
         let ready = host.wait(&fds, unattended);
+        match host.take_asked() {
+            Asked::Nothing => {}
+            Asked::InOrder => return Leave::End(End::Reboot),
+            Asked::AtOnce => return Leave::End(End::ForcedReboot),
+        }
         while let Some(signal) = host.take_signal() {
             match signal {
-                Signal::SIGINT => return Leave::End(End::Reboot),
                 Signal::SIGTERM | Signal::SIGPWR => return Leave::End(End::PowerOff),
                 _ => {}
             }

@@ -301,9 +301,10 @@ pub(crate) fn has_children() -> bool {
 }
 
 /// Signals at their default action, but for SIGPIPE: whatever started this program, it begins like this, and its
-/// children have one signal less to set right.
+/// children have one signal less to set right. The mask stays: what a former program of this process blocked and did
+/// not read is still to be read.
 pub(crate) fn begin_with_default_signals() {
-    default_signals();
+    default_dispositions();
     // SAFETY: SIG_IGN is a valid disposition. A write to a closed pipe is an error to handle, not an end.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
@@ -321,15 +322,19 @@ fn unblock_signals() {
 
 /// All signals unblocked and at their default action: what init ignores or blocks must not be inherited.
 fn default_signals() {
-    for number in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; SIGKILL, SIGSTOP and libc's own signals refuse, which is right.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
+    default_dispositions();
     // SAFETY: an all-zero sigset is the empty set on Linux, and sigemptyset initialises it anyway.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+fn default_dispositions() {
+    for number in 1..=64 {
+        // SAFETY: SIG_DFL is a valid disposition; SIGKILL, SIGSTOP and libc's own signals refuse, which is right.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
     }
 }
 
