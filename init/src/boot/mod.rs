@@ -31,8 +31,10 @@ pub(crate) mod state;
 pub(crate) mod testdir;
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::devices::Devices;
 use crate::host::Host;
@@ -61,35 +63,45 @@ pub(crate) fn run() -> ! {
     host.log.open_kmsg();
     quiet_stdio(&mut host);
     catch_crashes(&mut host);
-    let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     let damage = own_files::verify(&mut host);
     modules::load(&mut host, Path::new("/boot/modules.list"), Path::new("/boot/modules"), &damage);
-    let watchdog_s = take_watchdog(&mut host, &cmdline);
+    let watchdog_s = number(&mut host, &cmdline, "evenkeel.watchdog", &TIMEOUT_RANGE_S, TIMEOUT_DEFAULT_S);
+    take_watchdog(&mut host, watchdog_s);
     settings::apply(&mut host);
+    let rescue_s = number(
+        &mut host,
+        &cmdline,
+        "evenkeel.rescue_timeout",
+        &rescue::UNATTENDED_RANGE_S,
+        rescue::UNATTENDED_DEFAULT_S,
+    );
+    let unattended = Duration::from_secs(rescue_s.into());
+    let essential = Essential { unattended };
     if cmdline.has("evenkeel.rescue") {
-        let leave = rescue::prompt(&mut host, &Reason::Asked);
+        let leave = rescue::prompt(&mut host, &Reason::Asked, unattended);
         host = unless_ended(host, leave);
     }
-    let (host, ()) = essential(host, "verifying the system's own files", |_| damage.may_boot());
-    let (mut host, ()) = essential(host, "mounting the root", root::mount_image);
+    let (host, ()) = essential.step(host, "verifying the system's own files", |_| damage.may_boot());
+    let (mut host, ()) = essential.step(host, "mounting the root", root::mount_image);
     if let Err(error) = root::switch(&mut host) {
         // Mounts are half moved: only a restart leads out of here.
         let reason = Reason::Failed { step: "switching to the root", error: &error };
-        while rescue::prompt(&mut host, &reason) == Leave::Retry {}
+        while rescue::prompt(&mut host, &reason, unattended) == Leave::Retry {}
         machine::end(host, End::Reboot);
     }
     modules::load(&mut host, Path::new("/etc/evenkeel/modules.list"), Path::new("/"), &Damage::default());
     host.devices = Devices::open(&mut host.log);
     host.serve_devices();
     if host.watchdog.is_none() {
-        take_watchdog(&mut host, &cmdline);
+        take_watchdog(&mut host, watchdog_s);
     }
     mounts::late(&mut host);
     let state_step = match cmdline.value("evenkeel.state") {
         Some("memory") => state::in_memory,
         _ => state::bring_up,
     };
-    let (mut host, state_device) = essential(host, "mounting STATE", state_step);
+    let (mut host, state_device) = essential.step(host, "mounting STATE", state_step);
     memory::begin(&mut host, &cmdline);
     if let Err(error) = sys::net::loopback_up() {
         host.log.error(format_args!("cannot set lo up: {}", sys::errno_text(&error)));
@@ -114,7 +126,7 @@ pub(crate) fn run() -> ! {
         state_device: Some(state_device),
         machine: true,
     };
-    let (host, tools) = essential(host, "starting services", |_| Tools::open());
+    let (host, tools) = essential.step(host, "starting services", |_| Tools::open());
     let (host, end) = Manager::new(host, tools, setup).run();
     machine::end(host, end)
 }
@@ -220,14 +232,28 @@ pub(crate) fn resume(number: &str) -> Result<End, String> {
     Ok(end)
 }
 
-/// Does `step` until it succeeds or somebody at the rescue prompt ends the machine.
-fn essential<T>(mut host: Host, name: &str, step: impl Fn(&mut Host) -> Result<T, String>) -> (Host, T) {
-    loop {
-        match step(&mut host) {
-            Ok(value) => return (host, value),
-            Err(error) => {
-                let leave = rescue::prompt(&mut host, &Reason::Failed { step: name, error: &error });
-                host = unless_ended(host, leave);
+/// Steps that a boot cannot do without.
+struct Essential {
+    /// How long the rescue prompt waits for somebody.
+    unattended: Duration,
+}
+
+impl Essential {
+    /// Does `step` until it succeeds or somebody at the rescue prompt ends the machine.
+    fn step<T>(
+        &self,
+        mut host: Host,
+        name: &str,
+        step: impl Fn(&mut Host) -> Result<T, String>,
+    ) -> (Host, T) {
+        loop {
+            match step(&mut host) {
+                Ok(value) => return (host, value),
+                Err(error) => {
+                    let reason = Reason::Failed { step: name, error: &error };
+                    let leave = rescue::prompt(&mut host, &reason, self.unattended);
+                    host = unless_ended(host, leave);
+                }
             }
         }
     }
@@ -269,21 +295,19 @@ fn quiet_stdio(host: &mut Host) {
     }
 }
 
-/// Opens the watchdog, if there is one by now. Returns the timeout that was asked for, in seconds.
-fn take_watchdog(host: &mut Host, cmdline: &Cmdline) -> u32 {
-    let asked = cmdline.value("evenkeel.watchdog");
-    let seconds = asked.and_then(|v| v.parse().ok()).filter(|s| TIMEOUT_RANGE_S.contains(s));
-    if let (Some(value), None) = (asked, seconds) {
-        host.log.warn(format_args!(
-            "evenkeel.watchdog={value} is not a number from {} to {}; using {TIMEOUT_DEFAULT_S}",
-            TIMEOUT_RANGE_S.start(),
-            TIMEOUT_RANGE_S.end()
-        ));
+/// A number of the command line. One that cannot be used is said.
+fn number(host: &mut Host, cmdline: &Cmdline, name: &str, range: &RangeInclusive<u32>, default: u32) -> u32 {
+    let (number, said) = cmdline.number(name, range, default);
+    if let Some(said) = said {
+        host.log.warn(format_args!("{said}"));
     }
-    let seconds = seconds.unwrap_or(TIMEOUT_DEFAULT_S);
+    number
+}
+
+/// Opens the watchdog with a timeout of `seconds`, if there is one by now.
+fn take_watchdog(host: &mut Host, seconds: u32) {
     match Watchdog::open(clock::now(), seconds) {
         Ok(watchdog) => host.use_watchdog(watchdog),
         Err(error) => host.log.warn(format_args!("no watchdog yet: {}", sys::errno_text(&error))),
     }
-    seconds
 }

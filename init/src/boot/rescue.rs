@@ -6,6 +6,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -21,8 +22,11 @@ use crate::host::Host;
 use crate::ring::Splitter;
 use crate::shutdown::End;
 
-/// Without a word from anybody, a failed boot is tried again after this.
-const UNATTENDED: Duration = Duration::from_secs(300);
+/// Without a word from anybody, a failed boot is tried again after this, unless `evenkeel.rescue_timeout=` says
+/// otherwise.
+pub(crate) const UNATTENDED_DEFAULT_S: u32 = 300;
+/// Bounds of `evenkeel.rescue_timeout=`: time to find the console, and a machine that comes back within a day.
+pub(crate) const UNATTENDED_RANGE_S: RangeInclusive<u32> = 10..=86_400;
 /// What a console may take to show one answer; 9600 baud make 900 characters a second.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
 /// Log lines that `log` shows.
@@ -72,8 +76,8 @@ struct Console {
     asked_to_format: bool,
 }
 
-/// Talks on every console until somebody, or the time, decides.
-pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>) -> Leave {
+/// Talks on every console until somebody decides, or the time, when nobody types within `unattended`.
+pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>, unattended: Duration) -> Leave {
     let began = clock::now();
     let mut consoles = open_consoles();
     let greeting = match reason {
@@ -85,12 +89,12 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>) -> Leave {
             format!(
                 "\nEvenkeel cannot start: {step} failed\n  {error}\n\
                  The machine restarts in {} s unless you type a command.\n",
-                UNATTENDED.as_secs()
+                unattended.as_secs()
             )
         }
     };
     show_all(&mut consoles, &format!("{greeting}{HELP}rescue> "));
-    let mut unattended = matches!(reason, Reason::Failed { .. }).then_some(began + UNATTENDED);
+    let mut unattended = matches!(reason, Reason::Failed { .. }).then_some(began + unattended);
     loop {
         let signals = [host.signals.clone(), host.ctrl_alt_del.clone()];
         let mut fds: Vec<BorrowedFd<'_>> = consoles.iter().map(|c| c.fd.as_fd()).collect();

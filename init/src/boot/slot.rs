@@ -42,6 +42,6 @@ mod tests {
         for bytes in [vec![], vec![6, 0, 0, 0], vec![6, 0, 0, 0, 0x41], variable("other")] {
             assert_eq!(of_variable(&bytes), None);
         }
-        assert_eq!(find(&Cmdline::parse("evenkeel.slot=SLOT-B")), "SLOT-B");
+        assert_eq!(find(&Cmdline::parse(b"evenkeel.slot=SLOT-B")), "SLOT-B");
     }
 }
