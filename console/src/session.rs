@@ -193,15 +193,22 @@ impl Session {
     fn state(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let mut overview = Overview::default();
         let mut missing = Vec::new();
-        match control::ask(&self.places.init, &Request::System, PART_LIMIT / 2) {
+        match control::ask(&self.places.init, &Request::System, PART_LIMIT / 3) {
             Ok(Reply::System(system)) => overview.system = Some(system),
             Ok(_) => missing.push(ControlError::Mismatch.into()),
             Err(e) => missing.push(e.into()),
         }
         // An init that gave no answer is not asked again: it would take the daemons' time.
         if missing.is_empty() {
-            match control::ask(&self.places.init, &Request::Services, PART_LIMIT / 2) {
+            match control::ask(&self.places.init, &Request::Services, PART_LIMIT / 3) {
                 Ok(Reply::Services(rows)) => overview.services = Some(rows),
+                Ok(_) => missing.push(ControlError::Mismatch.into()),
+                Err(e) => missing.push(e.into()),
+            }
+        }
+        if missing.is_empty() {
+            match control::ask(&self.places.init, &Request::Watch, PART_LIMIT / 3) {
+                Ok(Reply::Watch(watch)) => overview.watch = Some(watch),
                 Ok(_) => missing.push(ControlError::Mismatch.into()),
                 Err(e) => missing.push(e.into()),
             }

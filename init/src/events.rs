@@ -37,6 +37,8 @@ pub(crate) enum Source {
     Devices,
     /// The descriptor Ctrl-Alt-Del is read from.
     CtrlAltDel,
+    /// The child that records why a trial has failed.
+    Recording,
 }
 
 impl Source {
@@ -54,6 +56,7 @@ impl Source {
             Source::Starter => (8, 0),
             Source::Devices => (9, 0),
             Source::CtrlAltDel => (10, 0),
+            Source::Recording => (11, 0),
         };
         u64::from(kind) << 32 | u64::from(number)
     }
@@ -73,6 +76,7 @@ impl Source {
             8 => Source::Starter,
             9 => Source::Devices,
             10 => Source::CtrlAltDel,
+            11 => Source::Recording,
             _ => return None,
         })
     }
@@ -141,6 +145,7 @@ mod tests {
             Source::Starter,
             Source::Devices,
             Source::CtrlAltDel,
+            Source::Recording,
         ] {
             assert_eq!(Source::parse(source.token()), Some(source));
         }

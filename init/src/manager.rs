@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, read};
 use proto::control::{DETAIL_MAX, LastExit};
 
+use crate::boot::attempt::Attempt;
 use crate::control::socket::Server;
 use crate::ctrl_alt_del::Asked;
 use crate::devices::Devices;
@@ -101,6 +102,8 @@ pub(crate) struct Manager {
     pub(crate) fence: fence::Shell,
     pub(crate) store: Store,
     pub(crate) watch: Watch,
+    /// Records why a trial has failed.
+    pub(crate) recording: Option<Attempt>,
     pub(crate) watchdog_search: Option<Search>,
     /// `/dev/null`, the services' standard input.
     pub(crate) null: File,
@@ -165,6 +168,7 @@ impl Manager {
             fence: fence::Shell::open(),
             store: Store::default(),
             watch,
+            recording: None,
             watchdog_search: setup.watchdog_search.take(),
             null: tools.null,
             buttons,
@@ -236,7 +240,7 @@ impl Manager {
     }
 
     /// Starts what waits for nobody, and finds what ended before this program took over.
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.reap();
         // Pressed during the boot: then there is nothing to start.
         self.take_ctrl_alt_del();
@@ -245,7 +249,7 @@ impl Manager {
     }
 
     /// Waits for the next event or timer and handles what there is.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let timers = [
             self.supervisor.next_wakeup(),
             self.control.as_ref().and_then(|server| server.next_wakeup(self.fence.feeder())),
@@ -271,6 +275,7 @@ impl Manager {
         match source {
             Source::Signals => self.take_signals(),
             Source::CtrlAltDel => self.take_ctrl_alt_del(),
+            Source::Recording => self.finish_recording(),
             Source::Listener => {
                 if let Some(server) = &mut self.control {
                     let (supervisor, processes) = (&self.supervisor, &self.processes);

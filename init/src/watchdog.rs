@@ -108,6 +108,20 @@ impl Watchdog {
         self.withheld = true;
     }
 
+    /// Whether it is not fed any more.
+    #[cfg(test)]
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.withheld
+    }
+
+    /// A device that no ioctl reaches.
+    #[cfg(test)]
+    pub(crate) fn of_null() -> Watchdog {
+        let device = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let info = WatchdogInfo { identity: "null".to_owned(), timeout_s: 30, boot_status: 0 };
+        Watchdog { device, info, due: Time::ZERO, withheld: false }
+    }
+
     /// Feeds it when a quarter of its timeout has passed.
     pub(crate) fn feed_if_due(&mut self, now: Time) -> io::Result<()> {
         if now < self.due() {
@@ -227,10 +241,9 @@ mod tests {
     }
 
     fn watchdog(software: bool) -> Watchdog {
-        let device = OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let identity = if software { SOFTWARE } else { "i6300ESB timer" }.to_owned();
-        let info = WatchdogInfo { identity, timeout_s: 30, boot_status: 0 };
-        Watchdog { device, info, due: at(0), withheld: false }
+        let mut watchdog = Watchdog::of_null();
+        watchdog.info.identity = if software { SOFTWARE } else { "i6300ESB timer" }.to_owned();
+        watchdog
     }
 
     #[test]

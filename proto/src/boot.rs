@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// Ended boots that are kept.
 pub const HISTORY_MAX: usize = 8;
-/// Bytes of the longest name of who asked for a shutdown.
+/// Bytes of the longest name of who asked for a shutdown, and of the longest reason of a failed trial.
 pub const BY_MAX: usize = 64;
 /// Bytes of the longest text about a crash or a panic.
 pub const FAULT_MAX: usize = 400;
@@ -65,6 +65,8 @@ pub enum BootEnd {
     Watchdog,
     /// Restarted without waiting for anything. `by` names who insisted.
     Forced { by: String },
+    /// The trial of a slot that failed: the watchdog was not fed any more, so that it reset the machine.
+    FailedTrial { why: String },
 }
 
 impl core::fmt::Display for BootEnd {
@@ -76,6 +78,7 @@ impl core::fmt::Display for BootEnd {
             BootEnd::Panic => f.write_str("kernel panic"),
             BootEnd::Watchdog => f.write_str("watchdog"),
             BootEnd::Forced { by } => write!(f, "restart forced by {by}"),
+            BootEnd::FailedTrial { why } => write!(f, "failed trial: {why}"),
         }
     }
 }
@@ -197,13 +200,25 @@ impl BootRecord {
     /// Notes that this boot ends in order after `seconds`.
     pub fn leave(&mut self, action: Action, by: &str, seconds: u64) {
         self.ran(seconds);
-        self.ended = Some(BootEnd::Orderly { action, by: shortened(by, BY_MAX) });
+        self.end_as(BootEnd::Orderly { action, by: shortened(by, BY_MAX) });
     }
 
     /// Notes that this boot ends after `seconds` without waiting for anything, because `by` insists.
     pub fn forced(&mut self, by: &str, seconds: u64) {
         self.ran(seconds);
-        self.ended = Some(BootEnd::Forced { by: shortened(by, BY_MAX) });
+        self.end_as(BootEnd::Forced { by: shortened(by, BY_MAX) });
+    }
+
+    /// Notes after `seconds` that this boot is a trial that has failed, and `why`. However it ends then, that counts.
+    pub fn failed_trial(&mut self, why: &str, seconds: u64) {
+        self.ran(seconds);
+        self.end_as(BootEnd::FailedTrial { why: shortened(why, BY_MAX) });
+    }
+
+    fn end_as(&mut self, end: BootEnd) {
+        if !matches!(self.ended, Some(BootEnd::FailedTrial { .. })) {
+            self.ended = Some(end);
+        }
     }
 }
 
@@ -273,7 +288,13 @@ mod tests {
         assert_eq!(decode(&bytes), Ok(record));
         let mut record = BootRecord::default();
         record.forced("u", 3);
+        let mut trial = BootRecord::default();
+        trial.failed_trial("w", 3);
         assert_eq!(encode(&record), b"\x03\x04\x01\0\x0d\0\0\0\0\0\0\0\x03\x01\x05\x01u\0\0\0\0");
+        assert_eq!(encode(&trial), b"\x03\x04\x01\0\x0d\0\0\0\0\0\0\0\x03\x01\x06\x01w\0\0\0\0");
+        trial.leave(Action::Reboot, "u", 4);
+        trial.forced("u", 5);
+        assert_eq!((trial.ended, trial.ran_s), (Some(BootEnd::FailedTrial { why: "w".into() }), 5));
     }
 
     #[test]
@@ -351,6 +372,8 @@ mod tests {
             (vec![entry(5, dog), entry(500, power), entry(0, dog)], 200, 1),
             (vec![entry(0, dog), entry(600, dog), entry(600, dog)], 1, 1),
             (vec![entry(u64::MAX, dog), entry(u64::MAX, dog)], 1, 1),
+            // A slot whose trial failed says nothing about the committed one.
+            (vec![entry(0, dog), entry(0, &BootEnd::FailedTrial { why: "".into() })], 1, 1),
         ];
         for (history, uptime, expected) in cases {
             let s = Duration::from_secs;

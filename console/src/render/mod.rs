@@ -7,15 +7,18 @@ pub(crate) mod text;
 
 use bus::net1::{NetState, PeerRow, PortRow, VipRow};
 use bus::provision1::StateRow;
-use proto::control::{BootInfo, LogLine, ServiceRow, ServiceState, SystemInfo};
+use proto::control::{BootInfo, LogLine, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState};
 use std::collections::BTreeMap;
-use text::{COLUMNS, age, bytes, clip, list, printable, table};
+use text::{COLUMNS, age, bytes, clip, list, paragraph, printable, table};
 
 /// VIPs that the state shows; more are counted.
 const STATE_VIPS: usize = 10;
 
 /// Lines that a list of ports or peers may take in the state.
 const STATE_LIST_LINES: usize = 2;
+
+/// Lines that the reason of a degraded or failing node may take in the state.
+const WATCH_LINES: usize = 3;
 
 /// Hex digits of a digest that are enough to compare by eye.
 const DIGEST_DIGITS: usize = 8;
@@ -59,6 +62,8 @@ pub(crate) struct Overview {
     pub(crate) system: Option<SystemInfo>,
     /// From init.
     pub(crate) services: Option<Vec<ServiceRow>>,
+    /// From init.
+    pub(crate) watch: Option<WatchInfo>,
 }
 
 /// This node at a glance. `now_ms` is `CLOCK_BOOTTIME`.
@@ -69,6 +74,9 @@ pub(crate) fn state(overview: &Overview, now_ms: u64) -> String {
     }
     if let Some(system) = &overview.system {
         out.push_str(&machine(system));
+    }
+    if let Some(watch) = &overview.watch {
+        out.push_str(&watch_lines(watch));
     }
     if let Some(net) = &overview.net {
         let ports: Vec<String> = net.ports.iter().map(port_word).collect();
@@ -126,6 +134,18 @@ fn machine(system: &SystemInfo) -> String {
     let used = memory.total_bytes.saturating_sub(memory.available_bytes);
     let memory = format!("memory {} of {}", bytes(used), bytes(memory.total_bytes));
     line(&parts.join(", ")) + &line(&format!("used: {disk}, {memory}"))
+}
+
+/// Nothing as long as the machine does what it is there for.
+fn watch_lines(watch: &WatchInfo) -> String {
+    match watch.state {
+        WatchState::Committed | WatchState::Trial => String::new(),
+        WatchState::Withheld => {
+            let what = "watchdog withheld, the machine will be reset";
+            paragraph(&format!("{what}: {}", watch.reason), WATCH_LINES)
+        }
+        WatchState::Degraded => paragraph(&format!("degraded: {}", watch.reason), WATCH_LINES),
+    }
 }
 
 fn port_word(port: &PortRow) -> String {

@@ -68,6 +68,10 @@ fn system() -> SystemInfo {
     }
 }
 
+fn watch(state: WatchState, reason: &str) -> WatchInfo {
+    WatchInfo { state, reason: reason.into(), rows: Vec::new() }
+}
+
 /// The demo cluster as its widest member sees it: four nodes, six VIPs, a silent peer.
 fn demo() -> Overview {
     Overview {
@@ -105,6 +109,7 @@ fn demo() -> Overview {
                 .chain([service("web", ServiceState::Backoff)])
                 .collect(),
         ),
+        watch: Some(watch(WatchState::Committed, "")),
     }
 }
 
@@ -140,6 +145,36 @@ services 4 ready, web back-off
 }
 
 #[test]
+fn a_node_that_will_not_serve_says_why() {
+    let reset = "the watchdog has reset the machine 3 times within ten running minutes: netd and provisiond are \
+                 not started; look at the log, then run \"reboot\"";
+    let cases = [
+        (WatchState::Committed, "", ""),
+        (WatchState::Trial, "", ""),
+        (
+            WatchState::Withheld,
+            "netd made no progress for 2 s of the trial",
+            "watchdog withheld, the machine will be reset: netd made no progress for 2 s of
+  the trial
+",
+        ),
+        (
+            WatchState::Degraded,
+            reset,
+            "degraded: the watchdog has reset the machine 3 times within ten running
+  minutes: netd and provisiond are not started; look at the log, then run
+  \"reboot\"
+",
+        ),
+    ];
+    for (state_of_it, reason, expected) in cases {
+        let alone = Overview { watch: Some(watch(state_of_it, reason)), ..Overview::default() };
+        assert_eq!(state(&alone, NOW), expected);
+        assert_fits(&state(&Overview { system: Some(system()), ..alone }, NOW));
+    }
+}
+
+#[test]
 fn a_large_cluster_stays_within_the_screen_and_shows_what_is_wrong() {
     let mut overview = demo();
     let net = overview.net.as_mut().expect("the demo has netd");
@@ -169,6 +204,7 @@ fn a_node_without_anything_says_what_it_knows() {
         system: Some(SystemInfo { release: String::new(), watchdog: None, state: None, ..system() }),
         net: Some(NetState::default()),
         services: Some(Vec::new()),
+        watch: None,
     };
     let expected = "\
 node (no name)

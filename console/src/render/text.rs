@@ -99,9 +99,36 @@ pub(crate) fn list(label: &str, items: &[String], lines: usize) -> String {
     out.join("\n") + "\n"
 }
 
+/// `text` broken between words at [`COLUMNS`], the later lines indented. At most `lines` lines; the rest is cut.
+pub(crate) fn paragraph(text: &str, lines: usize) -> String {
+    let text = printable(text);
+    let mut out: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let fits = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= COLUMNS;
+        let first = out.is_empty();
+        match out.last_mut().filter(fits) {
+            Some(line) => *line += &format!(" {word}"),
+            None if first => out.push(word.to_owned()),
+            None => out.push(format!("  {word}")),
+        }
+    }
+    out.iter().take(lines).map(|line| clip(line, COLUMNS) + "\n").collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paragraphs_break_between_words() {
+        let words = ["word"; 40].join(" ");
+        let text = paragraph(&words, 3);
+        assert_eq!(text.lines().map(|l| l.chars().count()).collect::<Vec<_>>(), [74, 76, 51]);
+        assert_eq!(text.split_whitespace().count(), 40);
+        assert_eq!(paragraph(&words, 1).lines().count(), 1);
+        assert_eq!(paragraph("", 3), "");
+        assert!(paragraph(&"x".repeat(500), 3).trim_end().chars().count() <= COLUMNS);
+    }
 
     #[test]
     fn ages_and_sizes() {

@@ -6,7 +6,7 @@ use crate::testing::Dir;
 use bus::net1::{PeerRow, VipRow};
 use bus::provision1::ProvisionState;
 use bus::{Interfaces, Server};
-use proto::control::{LogLine, ServiceRow, ServiceState};
+use proto::control::{LogLine, MemoryInfo, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState};
 use proto::envelope::encode;
 use tokio::sync::{oneshot, watch};
 
@@ -103,6 +103,29 @@ fn the_state_is_put_together_from_all_daemons() {
     assert_eq!(run(&session, "show ports").0, "no ports are configured\n");
     assert_eq!(run(&session, "show log nope").1.as_deref(), Some("not now"));
     init.join().unwrap();
+}
+
+#[test]
+fn the_state_tells_that_the_watchdog_is_withheld() {
+    let dir = Dir::new();
+    let session = Session::new(places(&dir)).unwrap();
+    let system = SystemInfo {
+        uptime_ms: 1,
+        boot_id: String::new(),
+        hostname: String::new(),
+        kernel: String::new(),
+        release: String::new(),
+        watchdog: None,
+        state: None,
+        memory: MemoryInfo::default(),
+    };
+    let withheld =
+        WatchInfo { state: WatchState::Withheld, reason: "netd is silent".into(), rows: Vec::new() };
+    let replies = [Reply::System(system), Reply::Services(Vec::new()), Reply::Watch(withheld)];
+    let init = fake_init(&session.places.init, replies.iter().map(|r| Some(encode(r))).collect());
+    let (out, _daemons_are_missing) = run(&session, "show state");
+    assert!(out.contains("watchdog withheld, the machine will be reset: netd is silent\n"), "{out}");
+    assert_eq!(init.join().unwrap(), [Request::System, Request::Services, Request::Watch]);
 }
 
 #[test]

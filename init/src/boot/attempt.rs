@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -49,6 +49,49 @@ pub(crate) fn attempt_with(
     limit: Duration,
     job: impl FnOnce() -> Result<(Vec<u8>, Option<File>), String>,
 ) -> Result<(Vec<u8>, Option<OwnedFd>), String> {
+    let attempt = begin(job)?;
+    match host.wait(&[attempt.fd()], Some(clock::now() + limit)).contains(&true) {
+        true => attempt.finish(),
+        false => {
+            attempt.give_up();
+            Err(format!("no answer within {} s", limit.as_secs()))
+        }
+    }
+}
+
+/// Work under way in a child, for those who have more to do than to wait for it.
+pub(crate) struct Attempt {
+    reader: OwnedFd,
+    pid: u32,
+}
+
+impl Attempt {
+    /// Can be read when there is an answer, or none will come.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+
+    /// Takes the answer. To be called when [`Attempt::fd`] can be read.
+    ///
+    /// # Errors
+    /// The job's own, or that it gave no answer.
+    pub(crate) fn finish(self) -> Result<(Vec<u8>, Option<OwnedFd>), String> {
+        receive(&self.reader)
+    }
+
+    /// Kills the child. It may be beyond reach of signals; it is left behind either way.
+    pub(crate) fn give_up(self) {
+        let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
+    }
+}
+
+/// Begins `job` in a child.
+///
+/// # Errors
+/// There is no child.
+pub(crate) fn begin(
+    job: impl FnOnce() -> Result<(Vec<u8>, Option<File>), String>,
+) -> Result<Attempt, String> {
     // Packets: an answer comes whole, in one piece, and with its descriptor.
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (reader, writer) = pair.map_err(|e| format!("cannot make a socket pair: {}", e.desc()))?;
@@ -67,14 +110,7 @@ pub(crate) fn attempt_with(
         i32::from(sendmsg::<()>(writer.as_raw_fd(), &parts, passed, MsgFlags::MSG_NOSIGNAL, None).is_err())
     })
     .map_err(|e| format!("cannot fork: {}", sys::errno_text(&e)))?;
-    drop(writer);
-    let readable = host.wait(&[reader.as_fd()], Some(clock::now() + limit));
-    if !readable.contains(&true) {
-        // It may be beyond reach of signals; it is left behind either way.
-        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-        return Err(format!("no answer within {} s", limit.as_secs()));
-    }
-    receive(&reader)
+    Ok(Attempt { reader, pid })
 }
 
 fn receive(reader: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>), String> {

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use proto::boot::{Action, BootRecord, Evidence, NOTED_AT_S, watchdog_resets};
@@ -20,7 +21,7 @@ use proto::time::Time;
 use serde::{Deserialize, Serialize};
 use store::Record;
 
-use crate::boot::attempt::{ANSWER_MAX, attempt, attempt_with, detach};
+use crate::boot::attempt::{self, ANSWER_MAX, Attempt, attempt, attempt_with, detach};
 use crate::boot::clock_floor::{self, Verdict};
 use crate::boot::cmdline::Cmdline;
 use crate::boot::{block_file, crash_record, machine_id, pstore, seed, slot, state};
@@ -81,9 +82,30 @@ impl Memory {
         self.asked_by = Some(who.to_owned());
     }
 
+    /// One that is kept in `directory`.
+    #[cfg(test)]
+    pub(crate) fn in_directory(directory: &Path) -> Memory {
+        Memory { directory: Some(directory.to_owned()), ..Memory::default() }
+    }
+
     #[cfg(test)]
     pub(crate) fn asked_by_name(&self) -> &str {
         self.asked_by.as_deref().unwrap_or_default()
+    }
+
+    /// Begins to record that this boot is a trial that has failed.
+    ///
+    /// # Errors
+    /// Why it will not be recorded.
+    pub(crate) fn record_failed_trial(&self, why: &str) -> Result<Attempt, String> {
+        let Some(directory) = &self.directory else {
+            let why = Some(self.info.not_recorded.as_str()).filter(|why| !why.is_empty());
+            return Err(format!("this boot has no record: {}", why.unwrap_or("there is no STATE")));
+        };
+        let seconds = clock::now().since(Time::ZERO).as_secs();
+        attempt::begin(|| {
+            update(directory, |record| record.failed_trial(why, seconds)).map(|_| (Vec::new(), None))
+        })
     }
 
     /// When [`Memory::handle_timeout`] is due.
@@ -279,10 +301,14 @@ pub(crate) fn resume_crash_file(host: &Host, file: File) {
     sys::crash::set_file(file);
 }
 
-/// Changes the record in `directory`, which is made when it is not there. Blocks as long as the disk does.
+/// Changes the record in `directory`, which is made when it is not there. Blocks as long as the disk does, or as
+/// another child that changes it: one does not wait for the other here.
 ///
 /// A damaged record is put aside as `boot.damaged` and begun anew: the node's service does not depend on it.
 fn update(directory: &Path, change: impl FnOnce(&mut BootRecord)) -> Result<BootRecord, String> {
+    let said_of = |e: std::io::Error| format!("{}: {}", directory.display(), sys::errno_text(&e));
+    let _turn = Flock::lock(File::open(directory).map_err(said_of)?, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| said_of(errno.into()))?;
     let path = directory.join(RECORD);
     let said = |e: store::StoreError| proto::text::one_line(&e);
     let opened = Record::<BootRecord>::open(&path);
