@@ -39,6 +39,8 @@ pub(crate) enum Source {
     CtrlAltDel,
     /// The child that records why a trial has failed.
     Recording,
+    /// A console with the recovery prompt.
+    Recovery(u16),
 }
 
 impl Source {
@@ -57,6 +59,7 @@ impl Source {
             Source::Devices => (9, 0),
             Source::CtrlAltDel => (10, 0),
             Source::Recording => (11, 0),
+            Source::Recovery(number) => (12, number.into()),
         };
         u64::from(kind) << 32 | u64::from(number)
     }
@@ -77,6 +80,7 @@ impl Source {
             9 => Source::Devices,
             10 => Source::CtrlAltDel,
             11 => Source::Recording,
+            12 => Source::Recovery(number as u16),
             _ => return None,
         })
     }
@@ -146,6 +150,7 @@ mod tests {
             Source::Devices,
             Source::CtrlAltDel,
             Source::Recording,
+            Source::Recovery(3),
         ] {
             assert_eq!(Source::parse(source.token()), Some(source));
         }

@@ -225,7 +225,7 @@ mod tests {
     #[should_panic(expected = "restarted by \"Ctrl-Alt-Del\"")]
     fn seven_presses_do_not_wait_for_the_end_of_a_step() {
         let mut host = Host::new();
-        host.at_force = Some(|host| panic!("restarted by {:?}", host.memory.asked_by_name()));
+        host.at_force = Some(|host| panic!("restarted by {:?}", host.memory.who_asked()));
         let far = clock::now() + Duration::from_secs(30);
         for _ in 0..PRESSES {
             press();

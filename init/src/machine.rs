@@ -33,14 +33,14 @@ fn go_down(host: &mut Host, end: End) -> ! {
     memory::close(host, end);
     let limit = match end {
         End::ForcedReboot => FORCED_SYNC_LIMIT,
-        End::Reboot | End::PowerOff => SYNC_LIMIT,
+        End::Reboot | End::PowerOff | End::Rescue => SYNC_LIMIT,
     };
     match attempt(host, limit, release_state) {
         Ok(said) => host.log.info(format_args!("STATE: {said}")),
         Err(error) => host.log.error(format_args!("STATE: {error}; going down all the same")),
     }
     let result = match end {
-        End::Reboot | End::ForcedReboot => restart(host),
+        End::Reboot | End::ForcedReboot | End::Rescue => restart(host),
         End::PowerOff => power_off(host),
     };
     let Err(errno) = result;
@@ -52,6 +52,15 @@ fn go_down(host: &mut Host, end: End) -> ! {
     host.watchdog = None;
     loop {
         host.pause(Duration::from_secs(60));
+    }
+}
+
+/// Lets go of STATE for the rescue prompt, which may format it. All services are gone by now.
+pub(crate) fn pause(host: &mut Host) {
+    memory::let_go(host);
+    match attempt(host, SYNC_LIMIT, release_state) {
+        Ok(said) => host.log.info(format_args!("STATE: {said}")),
+        Err(error) => host.log.error(format_args!("STATE: {error}")),
     }
 }
 

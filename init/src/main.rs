@@ -109,7 +109,7 @@ fn container(rest: &[&str]) -> ExitCode {
 
 fn exit_code(end: End) -> ExitCode {
     match end {
-        End::PowerOff => ExitCode::SUCCESS,
+        End::PowerOff | End::Rescue => ExitCode::SUCCESS,
         End::Reboot | End::ForcedReboot => ExitCode::from(EXIT_REBOOT),
     }
 }

@@ -16,6 +16,7 @@ use nix::unistd::{Pid, read};
 use proto::control::{DETAIL_MAX, LastExit};
 
 use crate::boot::attempt::Attempt;
+use crate::boot::recovery::Recovery;
 use crate::control::socket::Server;
 use crate::ctrl_alt_del::Asked;
 use crate::devices::Devices;
@@ -53,6 +54,8 @@ pub(crate) struct Setup {
     pub(crate) watchdog_search: Option<Search>,
     /// What is known of this boot.
     pub(crate) boot: Boot,
+    /// The recovery prompt, while it is shown.
+    pub(crate) recovery: Option<Recovery>,
     /// STATE's device, for `System`.
     pub(crate) state_device: Option<String>,
     /// Whether this is the machine's PID 1, which may kill everything. Otherwise the end of standard input ends it.
@@ -113,6 +116,7 @@ pub(crate) struct Manager {
     pub(crate) processes: Vec<Option<Process>>,
     /// Orders being carried out. Empty between turns; its memory is kept.
     pub(crate) orders: Vec<Output>,
+    pub(crate) recovery: Option<Recovery>,
     buttons: PowerButtons,
 }
 
@@ -171,10 +175,12 @@ impl Manager {
             recording: None,
             watchdog_search: setup.watchdog_search.take(),
             null: tools.null,
+            recovery: setup.recovery.take(),
             buttons,
             setup,
         };
         manager.register();
+        manager.hold_terminals();
         manager
     }
 
@@ -198,6 +204,9 @@ impl Manager {
         }
         for fd in self.host.devices.iter().flat_map(Devices::fds) {
             add(self.events.add(fd, Source::Devices));
+        }
+        for (index, fd) in self.recovery.iter().flat_map(Recovery::fds) {
+            add(self.events.add(fd, Source::Recovery(index)));
         }
         if !self.setup.machine {
             add(self.events.add(std::io::stdin(), Source::Starter));
@@ -244,6 +253,9 @@ impl Manager {
         self.reap();
         // Pressed during the boot: then there is nothing to start.
         self.take_ctrl_alt_del();
+        if let Some(name) = self.recovery.as_ref().and_then(Recovery::pressed_anywhere) {
+            self.recover(&name);
+        }
         self.supervisor.start(clock::now(), &mut self.orders);
         self.perform();
     }
@@ -260,6 +272,7 @@ impl Manager {
             self.reexec_wakeup(),
             self.host.memory.next_wakeup(),
             self.host.devices.as_ref().and_then(Devices::next_wakeup),
+            self.recovery.as_ref().map(Recovery::until),
         ];
         self.host.wait_for(&mut self.events, timers.into_iter().flatten().min());
         let mut index = 0;
@@ -276,6 +289,7 @@ impl Manager {
             Source::Signals => self.take_signals(),
             Source::CtrlAltDel => self.take_ctrl_alt_del(),
             Source::Recording => self.finish_recording(),
+            Source::Recovery(index) => self.read_recovery(index),
             Source::Listener => {
                 if let Some(server) = &mut self.control {
                     let (supervisor, processes) = (&self.supervisor, &self.processes);
@@ -344,6 +358,9 @@ impl Manager {
         self.watch_timeout();
         let now = clock::now();
         self.host.memory.handle_timeout(now);
+        if self.recovery.as_ref().is_some_and(|r| r.until() <= now) {
+            self.end_recovery();
+        }
         self.supervisor.handle_timeout(now, &mut self.orders);
         self.perform();
         if let Some(server) = &mut self.control {
@@ -351,6 +368,52 @@ impl Manager {
         }
         self.reexec_timeout(now);
         self.devices_timeout();
+    }
+
+    /// Keeps services from the terminals on which the recovery prompt is shown.
+    fn hold_terminals(&mut self) {
+        let Some(recovery) = &self.recovery else { return };
+        for id in (0..).map(ServiceId).take(self.launches.len()) {
+            let tty = self.supervisor.unit(id).and_then(|unit| unit.tty.as_deref());
+            if tty.is_some_and(|tty| recovery.is_on(&spawn::terminal_path(tty))) {
+                self.supervisor.hold(id);
+            }
+        }
+    }
+
+    fn read_recovery(&mut self, index: u16) {
+        let Some(recovery) = &mut self.recovery else { return };
+        match recovery.pressed(index) {
+            Ok(None) => {}
+            Ok(Some(name)) => {
+                let name = name.to_owned();
+                self.recover(&name);
+            }
+            Err(_gone) => {
+                if let Some((_, fd)) = recovery.fds().find(|(i, _)| *i == index) {
+                    self.events.remove(fd);
+                }
+                recovery.lose(index);
+            }
+        }
+    }
+
+    /// Somebody wants the rescue prompt.
+    fn recover(&mut self, console: &str) {
+        // In this order: nobody is started only to be stopped.
+        self.begin_shutdown(End::Rescue, console);
+        self.end_recovery();
+    }
+
+    /// Gives the terminals back, and to the services that wait for them.
+    fn end_recovery(&mut self) {
+        let Some(recovery) = self.recovery.take() else { return };
+        for (_, fd) in recovery.fds() {
+            self.events.remove(fd);
+        }
+        drop(recovery);
+        self.supervisor.release(clock::now(), &mut self.orders);
+        self.perform();
     }
 
     /// Carries out orders until none are left; a failed start is an event that may order more. What the log is told
@@ -585,6 +648,7 @@ impl Manager {
         let what = match end {
             End::Reboot | End::ForcedReboot => "reboot",
             End::PowerOff => "power-off",
+            End::Rescue => "rescue prompt",
         };
         self.host.log.warn(format_args!("{what} asked for by {why}: stopping services"));
         self.host.memory.asked_by(why);
@@ -654,15 +718,26 @@ fn signal_of(signal: StopSignal) -> Signal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::consoles::testing::Line;
+    use crate::boot::recovery::testing::on_lines as recovery_on_lines;
     use crate::sys::allocations;
     use proto::control::ServiceState;
     use std::fs;
 
     /// A manager of one service that sleeps.
     fn manager(test: &str) -> Manager {
+        manager_with(test, "", None)
+    }
+
+    /// The same with the recovery prompt and a second service that has a line more in its file.
+    fn manager_with(test: &str, line: &str, recovery: Option<Recovery>) -> Manager {
         let directory = std::env::temp_dir().join(format!("evenkeel-manager-{}-{test}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("a.toml"), "command = ['/bin/sleep', '1000']\n").unwrap();
+        let command = "command = ['/bin/sleep', '1000']\n";
+        fs::write(directory.join("a.toml"), command).unwrap();
+        if !line.is_empty() {
+            fs::write(directory.join("b.toml"), format!("{command}{line}\n")).unwrap();
+        }
         let setup = Setup {
             run: directory.clone(),
             services: directory.clone(),
@@ -670,6 +745,7 @@ mod tests {
             cgroups: Cgroups::none(),
             watchdog_search: None,
             boot: Boot::default(),
+            recovery,
             state_device: None,
             machine: true,
         };
@@ -686,6 +762,55 @@ mod tests {
         assert_eq!(manager.shutdown.as_ref().map(Shutdown::end), Some(End::Reboot));
         assert_eq!(manager.supervisor.rows(clock::now())[0].state, ServiceState::Stopped);
         assert!(manager.processes.iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn services_start_beside_the_recovery_prompt_but_not_on_its_terminal() {
+        let lines = [Line::new()];
+        let recovery = recovery_on_lines(clock::now(), &lines);
+        let until = recovery.until();
+        let mut manager = manager_with("beside", "tty = 'ttyT0'", Some(recovery));
+        manager.begin();
+        let row = |m: &Manager, i: usize| m.supervisor.rows(clock::now()).remove(i);
+        while row(&manager, 0).state != ServiceState::Ready {
+            manager.turn();
+        }
+        assert!(clock::now() < until, "nobody else waits for it");
+        assert_eq!(
+            (row(&manager, 1).state, row(&manager, 1).detail.as_str()),
+            (ServiceState::Waiting, "waits for its terminal")
+        );
+        lines[0].type_keys("x\n");
+        while row(&manager, 1).state == ServiceState::Waiting {
+            manager.turn();
+        }
+        assert!(clock::now() >= until && manager.recovery.is_none() && manager.shutdown.is_none());
+        manager.signal(ServiceId(0), Signal::SIGKILL);
+    }
+
+    #[test]
+    fn r_stops_the_services_for_the_rescue_prompt() {
+        let lines = [Line::new()];
+        // Pressed while the boot had no time for it: nothing starts.
+        let recovery = recovery_on_lines(clock::now(), &lines);
+        lines[0].type_keys("r");
+        let mut early = manager_with("r-early", "tty = 'ttyT0'", Some(recovery));
+        early.begin();
+        // Pressed while services run: they are stopped, and the one that waits for the line never starts.
+        let recovery = recovery_on_lines(clock::now(), &lines);
+        let mut late = manager_with("r-late", "tty = 'ttyT0'", Some(recovery));
+        late.begin();
+        lines[0].type_keys("r");
+        while !late.supervisor.all_stopped() {
+            late.turn();
+        }
+        for (manager, starts) in [(&early, 0), (&late, 1)] {
+            assert_eq!(manager.shutdown.as_ref().map(Shutdown::end), Some(End::Rescue));
+            assert!(manager.recovery.is_none(), "the line is given back");
+            let said: String = manager.host.log.ring.last(99).into_iter().map(|l| l.text + "\n").collect();
+            assert_eq!(said.matches("ended (signal 15)").count(), starts, "{said}");
+            assert!(said.contains("rescue prompt asked for by ttyT0"), "{said}");
+        }
     }
 
     #[test]

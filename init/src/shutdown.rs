@@ -21,6 +21,8 @@ pub(crate) enum End {
     PowerOff,
     /// A restart that waits for nobody.
     ForcedReboot,
+    /// None: back to the rescue prompt, and from there a restart or the services anew.
+    Rescue,
 }
 
 /// What the shell must do now.

@@ -9,6 +9,9 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+/// Characters of a bad value that are shown.
+const SHOWN_MAX: usize = 40;
+
 /// Names and values of a command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cmdline(BTreeMap<String, Option<String>>);
@@ -32,6 +35,20 @@ impl Cmdline {
         self.0.get(&plain(name))?.as_deref()
     }
 
+    /// Whether `name` is `on` or `off`; `default` without either, then with what there is to say about it.
+    pub(crate) fn switch(&self, name: &str, default: bool) -> (bool, Option<String>) {
+        match self.value(name) {
+            Some("on") => (true, None),
+            Some("off") => (false, None),
+            None if !self.has(name) => (default, None),
+            other => {
+                let shown: String = other.unwrap_or_default().chars().take(SHOWN_MAX).collect();
+                let used = if default { "on" } else { "off" };
+                (default, Some(format!("{name}={shown:?} is neither on nor off; using {used}")))
+            }
+        }
+    }
+
     /// The number that `name` has, or `default` without one in `range`; then with what there is to say about it.
     pub(crate) fn number(
         &self,
@@ -45,7 +62,7 @@ impl Cmdline {
             None if !self.has(name) => (default, None),
             None => {
                 let (from, to) = (range.start(), range.end());
-                let shown: String = value.chars().take(40).collect();
+                let shown: String = value.chars().take(SHOWN_MAX).collect();
                 let why = format!("{name}={shown:?} is not a number from {from} to {to}; using {default}");
                 (default, Some(why))
             }
@@ -165,6 +182,20 @@ mod tests {
         }
         let values_keep_theirs = Cmdline::parse(b"evenkeel.slot=SLOT-B");
         assert_eq!(values_keep_theirs.value("evenkeel.slot"), Some("SLOT-B"));
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        let said = |what: &str| Some(format!("s={what:?} is neither on nor off; using on"));
+        for (line, expected) in [
+            ("", (true, None)),
+            ("s=on", (true, None)),
+            ("s=on s=off", (false, None)),
+            ("s", (true, said(""))),
+            ("s=no", (true, said("no"))),
+        ] {
+            assert_eq!(Cmdline::parse(line.as_bytes()).switch("s", true), expected, "{line}");
+        }
     }
 
     #[test]

@@ -88,8 +88,8 @@ impl Memory {
         Memory { directory: Some(directory.to_owned()), ..Memory::default() }
     }
 
-    #[cfg(test)]
-    pub(crate) fn asked_by_name(&self) -> &str {
+    /// Who asked for the shutdown, or insisted; empty for nobody.
+    pub(crate) fn who_asked(&self) -> &str {
         self.asked_by.as_deref().unwrap_or_default()
     }
 
@@ -279,7 +279,7 @@ pub(crate) fn close(host: &mut Host, end: End) {
         update(&directory, |record| {
             let seconds = clock::now().since(Time::ZERO).as_secs();
             match end {
-                End::Reboot => record.leave(Action::Reboot, &by, seconds),
+                End::Reboot | End::Rescue => record.leave(Action::Reboot, &by, seconds),
                 End::PowerOff => record.leave(Action::PowerOff, &by, seconds),
                 End::ForcedReboot => record.forced(&by, seconds),
             }
@@ -291,6 +291,12 @@ pub(crate) fn close(host: &mut Host, end: End) {
     if let Err(error) = done {
         host.log.error(format_args!("boot record: {error}"));
     }
+}
+
+/// Lets go of STATE without an end of this boot: [`begin`] comes again, or the machine ends.
+pub(crate) fn let_go(host: &mut Host) {
+    drop(sys::crash::take_file());
+    host.memory = Memory::default();
 }
 
 /// Goes on with a crash file that another program opened.

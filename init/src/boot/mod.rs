@@ -2,16 +2,22 @@
 //!
 //! ```text
 //! kernel file systems -> own files verified -> early modules -> watchdog -> [rescue asked for?] -> root -> other
-//! modules -> drivers for devices (in a child, beside what follows) -> /run, /tmp, cgroup2 -> STATE -> memory of the
-//! boots -> loopback -> services
+//! modules -> drivers for devices (in a child, beside what follows) -> /run, /tmp, cgroup2 -> loopback
+//! -> STATE -> memory of the boots -> services
+//!      ^                                  |
+//!      '--retry-- rescue prompt <-- r ----'
 //! ```
-//! Three steps are essential, undamaged files, the root and STATE: when one fails the rescue prompt offers to try it again. All others
+//! The recovery prompt is shown beside the steps and is not waited for (see [`recovery`]).
+//!
+//! Three steps are essential, undamaged files, the root and STATE: when one fails the rescue prompt offers to try it
+//! again. All others
 //! say what failed and the boot goes on, because a machine that is half up can be looked at.
 
 pub(crate) mod attempt;
 pub(crate) mod block_file;
 mod clock_floor;
 mod cmdline;
+pub(crate) mod consoles;
 pub(crate) mod crash_record;
 pub(crate) mod disk;
 mod format;
@@ -21,6 +27,7 @@ mod modules;
 pub(crate) mod mounts;
 mod own_files;
 mod pstore;
+pub(crate) mod recovery;
 mod rescue;
 mod root;
 mod seed;
@@ -49,6 +56,7 @@ use crate::watchdog::{Search, TIMEOUT_DEFAULT_S, TIMEOUT_RANGE_S, Watchdog};
 use crate::{clock, machine, sys};
 use cmdline::Cmdline;
 use own_files::Damage;
+use recovery::Recovery;
 use rescue::{Leave, Reason};
 
 /// Runtime directory of the product.
@@ -78,9 +86,16 @@ pub(crate) fn run() -> ! {
     );
     let unattended = Duration::from_secs(rescue_s.into());
     let essential = Essential { unattended };
+    let mut recovery = None;
     if cmdline.has("evenkeel.rescue") {
         let leave = rescue::prompt(&mut host, &Reason::Asked, unattended);
         host = unless_ended(host, leave);
+    } else {
+        let (wanted, said) = cmdline.switch("evenkeel.recovery", true);
+        if let Some(said) = said {
+            host.log.warn(format_args!("{said}"));
+        }
+        recovery = wanted.then(|| Recovery::show(clock::now())).flatten();
     }
     let (host, ()) = essential.step(host, "verifying the system's own files", |_| damage.may_boot());
     let (mut host, ()) = essential.step(host, "mounting the root", root::mount_image);
@@ -97,38 +112,63 @@ pub(crate) fn run() -> ! {
         take_watchdog(&mut host, watchdog_s);
     }
     mounts::late(&mut host);
+    if let Err(error) = sys::net::loopback_up() {
+        host.log.error(format_args!("cannot set lo up: {}", sys::errno_text(&error)));
+    }
+    if let Err(error) = mounts::run_directories(Path::new(RUN)) {
+        host.log.error(format_args!("cannot make {RUN}: {}", sys::errno_text(&error)));
+    }
+    // Before STATE is touched: it may be what the rescue prompt is for.
+    if let Some(name) = recovery.as_ref().and_then(Recovery::pressed_anywhere) {
+        recovery = None;
+        let leave = rescue::prompt(&mut host, &Reason::Recovery { name: &name }, unattended);
+        host = unless_ended(host, leave);
+    }
+    loop {
+        let (ended, end) = serve(host, &cmdline, &essential, watchdog_s, recovery.take());
+        host = ended;
+        if end != End::Rescue {
+            machine::end(host, end)
+        }
+        let name = host.memory.who_asked().to_owned();
+        machine::pause(&mut host);
+        let leave = rescue::prompt(&mut host, &Reason::Recovery { name: &name }, unattended);
+        host = unless_ended(host, leave);
+    }
+}
+
+/// Brings STATE up and runs the services until the machine is to end, or somebody wants the rescue prompt.
+fn serve(
+    host: Host,
+    cmdline: &Cmdline,
+    essential: &Essential,
+    watchdog_s: u32,
+    recovery: Option<Recovery>,
+) -> (Host, End) {
     let state_step = match cmdline.value("evenkeel.state") {
         Some("memory") => state::in_memory,
         _ => state::bring_up,
     };
     let (mut host, state_device) = essential.step(host, "mounting STATE", state_step);
-    memory::begin(&mut host, &cmdline);
-    if let Err(error) = sys::net::loopback_up() {
-        host.log.error(format_args!("cannot set lo up: {}", sys::errno_text(&error)));
-    }
-    let run = Path::new(RUN);
-    if let Err(error) = mounts::run_directories(run) {
-        host.log.error(format_args!("cannot make {RUN}: {}", sys::errno_text(&error)));
-    }
+    memory::begin(&mut host, cmdline);
     let (cgroups, made) = Cgroups::new(Path::new("/sys/fs/cgroup"));
     if let Err(error) = made {
         host.log.error(format_args!("services have no control groups: {}", sys::errno_text(&error)));
     }
-    let log_directory = Path::new(state::MOUNT_POINT).join("log");
     let resets = host.memory.info().watchdog_resets;
     let setup = Setup {
-        run: run.to_owned(),
+        run: RUN.into(),
         services: SERVICES.into(),
-        logs: Some(log_directory),
+        logs: Some(Path::new(state::MOUNT_POINT).join("log")),
         cgroups,
         watchdog_search: Some(Search::new(clock::now(), watchdog_s)),
         boot: Boot { trial: cmdline.has("evenkeel.trial"), resets },
+        recovery,
         state_device: Some(state_device),
         machine: true,
     };
     let (host, tools) = essential.step(host, "starting services", |_| Tools::open());
-    let (host, end) = Manager::new(host, tools, setup).run();
-    machine::end(host, end)
+    Manager::new(host, tools, setup).run()
 }
 
 /// Runs services only, as a child of somebody else: no mounts, no modules, no watchdog, and the end is an exit.
@@ -172,6 +212,7 @@ pub(crate) fn run_container(
         cgroups,
         watchdog_search: None,
         boot: Boot::default(),
+        recovery: None,
         state_device: None,
         machine: false,
     };

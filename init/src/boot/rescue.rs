@@ -4,17 +4,14 @@
 //! a dead machine: after a failure it restarts the machine by itself unless somebody types, which also lets the
 //! boot loader turn to the other slot when this one was on trial.
 
-use std::fs::{self, OpenOptions};
-use std::io;
+use std::fs;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
-use nix::unistd::{read, write};
 
+use crate::boot::consoles::{self, Console, Reading};
 use crate::boot::state;
 use crate::clock;
 use crate::ctrl_alt_del::Asked;
@@ -29,10 +26,11 @@ pub(crate) const UNATTENDED_DEFAULT_S: u32 = 300;
 pub(crate) const UNATTENDED_RANGE_S: RangeInclusive<u32> = 10..=86_400;
 /// What a console may take to show one answer; 9600 baud make 900 characters a second.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
+/// What a console may take to send what it was left with, and how often it is looked at.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+const SETTLE_EVERY: Duration = Duration::from_millis(20);
 /// Log lines that `log` shows.
 const LOG_LINES: usize = 40;
-/// Consoles served.
-const CONSOLES_MAX: usize = 4;
 
 const HELP: &str = "\
 commands:
@@ -56,6 +54,8 @@ Type \"destroy\" to do it, anything else to leave it: ";
 pub(crate) enum Reason<'a> {
     /// The command line asks for it.
     Asked,
+    /// Somebody has pressed r on the console `name`.
+    Recovery { name: &'a str },
     /// `step` failed.
     Failed { step: &'a str, error: &'a str },
 }
@@ -68,36 +68,64 @@ pub(crate) enum Leave {
     End(End),
 }
 
-struct Console {
-    name: String,
-    fd: OwnedFd,
+/// The prompt on one console.
+struct Talk {
+    console: Console,
     line: Splitter,
     /// The next line answers [`FORMAT_WARNING`].
     asked_to_format: bool,
+    /// Nobody will ever type there again.
+    gone: bool,
+}
+
+impl Talk {
+    fn show(&self, text: &str) {
+        self.console.show(text, SHOW_LIMIT);
+    }
 }
 
 /// Talks on every console until somebody decides, or the time, when nobody types within `unattended`.
 pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>, unattended: Duration) -> Leave {
+    talk(host, consoles::all(Reading::Lines), reason, unattended)
+}
+
+fn talk(host: &mut Host, consoles: Vec<Console>, reason: &Reason<'_>, unattended: Duration) -> Leave {
+    let begin = |console| Talk { console, line: Splitter::default(), asked_to_format: false, gone: false };
+    let mut talks: Vec<_> = consoles.into_iter().map(begin).collect();
+    let leave = until_left(host, &mut talks, reason, unattended);
+    // What was said last is dropped with a console that still has it.
+    let until = clock::now() + SETTLE_LIMIT;
+    while clock::now() < until && talks.iter().any(|t| t.console.is_busy()) {
+        host.pause(SETTLE_EVERY);
+    }
+    leave
+}
+
+fn until_left(host: &mut Host, talks: &mut Vec<Talk>, reason: &Reason<'_>, unattended: Duration) -> Leave {
     let began = clock::now();
-    let mut consoles = open_consoles();
+    let seconds = unattended.as_secs();
     let greeting = match reason {
         Reason::Asked => {
             "\nEvenkeel rescue, asked for on the kernel command line (evenkeel.rescue)\n".to_owned()
         }
+        Reason::Recovery { name } => format!(
+            "\nEvenkeel rescue, asked for on {name}\n\
+             The machine restarts in {seconds} s unless you type a command.\n"
+        ),
         Reason::Failed { step, error } => {
             host.log.error(format_args!("{step} failed: {error}"));
             format!(
                 "\nEvenkeel cannot start: {step} failed\n  {error}\n\
-                 The machine restarts in {} s unless you type a command.\n",
-                unattended.as_secs()
+                 The machine restarts in {seconds} s unless you type a command.\n"
             )
         }
     };
-    show_all(&mut consoles, &format!("{greeting}{HELP}rescue> "));
-    let mut unattended = matches!(reason, Reason::Failed { .. }).then_some(began + unattended);
+    show_all(talks, &format!("{greeting}{HELP}rescue> "));
+    // Who asked on the command line has asked for exactly this machine to stay here.
+    let mut unattended = (!matches!(reason, Reason::Asked)).then_some(began + unattended);
     loop {
         let signals = [host.signals.clone(), host.ctrl_alt_del.clone()];
-        let mut fds: Vec<BorrowedFd<'_>> = consoles.iter().map(|c| c.fd.as_fd()).collect();
+        let mut fds: Vec<BorrowedFd<'_>> = talks.iter().map(|t| t.console.fd()).collect();
         fds.extend(signals.iter().flatten().map(|fd| fd.as_fd()));
         let ready = host.wait(&fds, unattended);
         match host.take_asked() {
@@ -112,23 +140,22 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>, unattended: Duration)
             }
         }
         if unattended.is_some_and(|t| clock::now() >= t) {
-            show_all(&mut consoles, "\nnobody here: restarting\n");
+            show_all(talks, "\nnobody here: restarting\n");
             return Leave::End(End::Reboot);
         }
-        let mut gone = Vec::new();
-        for (console, _) in consoles.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+        for (talk, _) in talks.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
             let mut typed = [0; 256];
             let mut lines = Vec::new();
-            match read(console.fd.as_fd(), &mut typed) {
-                Ok(n) if n > 0 => {
-                    console.line.feed(typed.get(..n).unwrap_or_default(), |l| lines.push(l.to_owned()));
+            match talk.console.read(&mut typed) {
+                Ok([]) => {}
+                Ok(typed) => {
+                    talk.line.feed(typed, |l| lines.push(l.to_owned()));
                     unattended = None;
                 }
-                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
-                _ => gone.push(console.name.clone()),
+                Err(_) => talk.gone = true,
             }
             for line in lines {
-                if std::mem::take(&mut console.asked_to_format) {
+                if std::mem::take(&mut talk.asked_to_format) {
                     let answer = if line.trim() != FORMAT_WORD {
                         "left as it is\n".to_owned()
                     } else {
@@ -139,13 +166,13 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>, unattended: Duration)
                             Err(error) => format!("{error}\n"),
                         }
                     };
-                    show(console, &format!("{answer}rescue> "));
+                    talk.show(&format!("{answer}rescue> "));
                     continue;
                 }
                 let answer = match command(line.trim()) {
                     Command::FormatState => {
-                        console.asked_to_format = true;
-                        show(console, FORMAT_WARNING);
+                        talk.asked_to_format = true;
+                        talk.show(FORMAT_WARNING);
                         continue;
                     }
                     Command::Leave(leave) => return leave,
@@ -159,11 +186,11 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>, unattended: Duration)
                     Command::Disks => disks(),
                     Command::Unknown => format!("no command {:?}; try \"help\"\n", line.trim()),
                 };
-                show(console, &format!("{answer}rescue> "));
+                talk.show(&format!("{answer}rescue> "));
             }
         }
         // A console that hangs up would keep the loop spinning.
-        consoles.retain(|c| !gone.contains(&c.name));
+        talks.retain(|t| !t.gone);
     }
 }
 
@@ -201,50 +228,72 @@ fn disks() -> String {
     partitions.iter().map(|p| format!("/dev/{:<12} {}\n", p.device, p.name)).collect()
 }
 
-fn open_consoles() -> Vec<Console> {
-    let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-    active
-        .split_ascii_whitespace()
-        .take(CONSOLES_MAX)
-        .filter_map(|name| {
-            let open = || -> io::Result<OwnedFd> {
-                let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-                let path = format!("/dev/{name}");
-                Ok(OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?.into())
-            };
-            Some(Console {
-                name: name.to_owned(),
-                fd: open().ok()?,
-                line: Splitter::default(),
-                asked_to_format: false,
-            })
-        })
-        .collect()
+fn show_all(talks: &[Talk], text: &str) {
+    talks.iter().for_each(|talk| talk.show(text));
 }
 
-fn show_all(consoles: &mut [Console], text: &str) {
-    for console in consoles {
-        show(console, text);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::consoles::testing::Line;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const FAILED: Reason<'_> = Reason::Failed { step: "mounting STATE", error: "no disk" };
+
+    fn console(line: &Line) -> Vec<Console> {
+        vec![line.open("ttyT0", Reading::Lines)]
     }
-}
 
-/// Writes what the console takes within [`SHOW_LIMIT`]; the rest is dropped.
-fn show(console: &mut Console, text: &str) {
-    let until = clock::now() + SHOW_LIMIT;
-    let text = text.replace('\n', "\r\n");
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        match write(&console.fd, rest) {
-            Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-            Err(nix::errno::Errno::EAGAIN) => {
-                let left = until.since(clock::now()).as_millis();
-                let mut fds = [PollFd::new(console.fd.as_fd(), PollFlags::POLLOUT)];
-                let timeout = u16::try_from(left).unwrap_or(0);
-                if left == 0 || poll(&mut fds, timeout).unwrap_or(0) == 0 {
-                    return;
-                }
-            }
-            Err(_) => return,
+    /// What the prompt for `reason` shows, until `last` is in it, and how it is left when `keys` are typed.
+    fn typed(reason: &Reason<'_>, keys: &str, last: &str) -> (String, Leave) {
+        let line = Line::new();
+        let consoles = console(&line);
+        line.type_keys(keys);
+        let leave = talk(&mut Host::new(), consoles, reason, LONG);
+        (line.shown_until(last), leave)
+    }
+
+    #[test]
+    fn commands_are_answered_and_lead_out() {
+        let (shown, leave) = typed(&FAILED, "bogus\rlog\rretry\r", "ms  mounting STATE failed: no disk");
+        assert_eq!(leave, Leave::Retry);
+        for text in [
+            "Evenkeel cannot start: mounting STATE failed\r\n  no disk\r\n",
+            "The machine restarts in 60 s unless you type a command.\r\n",
+            "rescue> no command \"bogus\"; try \"help\"\r\nrescue> ",
+        ] {
+            assert!(shown.contains(text), "{shown}");
         }
+        let asked = Reason::Recovery { name: "ttyT0" };
+        let (shown, leave) = typed(&asked, "power-off\r", "rescue> ");
+        assert_eq!(leave, Leave::End(End::PowerOff));
+        assert!(
+            shown.contains("Evenkeel rescue, asked for on ttyT0\r\nThe machine restarts in 60 s"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn an_unattended_prompt_restarts_the_machine_unless_it_was_asked_for_on_the_command_line() {
+        let short = Duration::from_millis(50);
+        for reason in [FAILED, Reason::Recovery { name: "ttyT0" }] {
+            let line = Line::new();
+            assert_eq!(talk(&mut Host::new(), console(&line), &reason, short), Leave::End(End::Reboot));
+            line.shown_until("nobody here: restarting");
+            // Without a console as well.
+            assert_eq!(talk(&mut Host::new(), Vec::new(), &reason, short), Leave::End(End::Reboot));
+        }
+        // One line, whatever it says, is somebody: only then does the second one count.
+        let line = Line::new();
+        let consoles = console(&line);
+        let late = std::thread::spawn(move || {
+            line.shown_until("rescue> ");
+            line.type_keys("\r");
+            line.shown_until("rescue> ");
+            line.type_keys("reboot\r");
+            line
+        });
+        assert_eq!(talk(&mut Host::new(), consoles, &Reason::Asked, short), Leave::End(End::Reboot));
+        let _line = late.join().unwrap();
     }
 }

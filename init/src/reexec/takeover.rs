@@ -145,6 +145,9 @@ impl Manager {
                 "{count} addresses are registered with the fence, which does not go along yet"
             ));
         }
+        if self.recovery.is_some() {
+            return Err("the recovery prompt is on the console; try again in a few seconds".to_owned());
+        }
         if !self.store.is_empty() {
             return Err("memory is kept for a service, which does not go along yet".to_owned());
         }
@@ -266,6 +269,8 @@ pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manag
         watchdog_search: state.machine.then(|| Search::new(began, TIMEOUT_DEFAULT_S)),
         // A trial and a degraded machine do not hand over.
         boot: Boot::default(),
+        // Nor does a program with the recovery prompt.
+        recovery: None,
         state_device: state.state_device.clone(),
         machine: state.machine,
     };

@@ -196,7 +196,7 @@ pub(crate) fn missing(program: &str) -> Option<String> {
 }
 
 /// The device of a unit's terminal.
-fn terminal_path(tty: &str) -> String {
+pub(crate) fn terminal_path(tty: &str) -> String {
     if tty != KERNEL_CONSOLE {
         return format!("/dev/{tty}");
     }

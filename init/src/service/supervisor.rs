@@ -14,6 +14,7 @@
 //! - *Dependencies* order the first start only. `requires`: the other is ready (or finished with code 0). `after`:
 //!   the other is ready or has failed to become so, itself or through what it requires. Once a service has been
 //!   ready, its restarts wait for nobody: netd must come back although provisiond is broken.
+//! - *Held* services wait for their terminal, which PID 1 still reads itself.
 //! - *Restarts* come at once, then after 50 ms, doubling to 10 s; 10 s of readiness forget the past. They are never
 //!   given up.
 //! - *Stopping everything* goes against the order: a service is asked to stop when all that come after it are gone.
@@ -188,6 +189,8 @@ pub(crate) struct Life {
 pub(crate) struct Supervisor {
     /// In name order; a service's number is its place.
     services: Vec<Service>,
+    /// Not to be started yet, whatever their dependencies say.
+    held: Vec<ServiceId>,
     going_down: bool,
 }
 
@@ -205,7 +208,7 @@ impl Supervisor {
             unit,
             life: Life { since: now, ..Life::default() },
         };
-        Supervisor { services: units.into_iter().map(service).collect(), going_down: false }
+        Supervisor { services: units.into_iter().map(service).collect(), held: Vec::new(), going_down: false }
     }
 
     /// The number of the service `name`.
@@ -223,6 +226,17 @@ impl Supervisor {
         if let Some(s) = self.services.get_mut(id.index()) {
             s.life = life;
         }
+    }
+
+    /// Keeps the service `id` from being started until [`Supervisor::release`].
+    pub(crate) fn hold(&mut self, id: ServiceId) {
+        self.held.push(id);
+    }
+
+    /// Holds nobody any more.
+    pub(crate) fn release(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.held.clear();
+        self.advance(now, out);
     }
 
     /// Starts what waits for nobody.
@@ -384,7 +398,9 @@ impl Supervisor {
     /// A service that may be started, or when everything goes down, one that may be stopped.
     fn next_move(&self) -> Option<ServiceId> {
         let may_move = |id: ServiceId, s: &Service| match (&s.life.state, self.going_down) {
-            (State::Waiting, false) => s.life.was_ready || self.blockers(s).next().is_none(),
+            (State::Waiting, false) => {
+                !self.held.contains(&id) && (s.life.was_ready || self.blockers(s).next().is_none())
+            }
             (State::Starting { .. } | State::Ready, true) => self.dependants_gone(id),
             _ => false,
         };
@@ -422,7 +438,8 @@ impl Supervisor {
     fn waits_for(&self, id: ServiceId) -> String {
         let Some(s) = self.get(id) else { return String::new() };
         let name = |id| self.unit(id).map_or("", |u| u.name.as_str());
-        let names: Vec<_> = self.blockers(s).map(name).collect();
+        let held = self.held.contains(&id).then_some("its terminal");
+        let names: Vec<_> = self.blockers(s).map(name).chain(held).collect();
         format!("waits for {}", names.join(", "))
     }
 }

@@ -57,6 +57,14 @@ pub(crate) fn replace_stdio(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Bytes that the terminal `fd` has still to send.
+pub(crate) fn output_pending(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the kernel writes one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Takes ownership of a descriptor that a call has just returned as a number.
 pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: callers pass what accept(2) returned a moment ago; nobody else has it.

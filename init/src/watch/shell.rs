@@ -117,6 +117,7 @@ mod tests {
             cgroups: Cgroups::none(),
             watchdog_search: None,
             boot: Boot { trial: true, resets: 0 },
+            recovery: None,
             state_device: None,
             machine: true,
         };
