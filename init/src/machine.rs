@@ -30,6 +30,10 @@ pub(crate) fn force(host: &mut Host) -> ! {
 }
 
 fn go_down(host: &mut Host, end: End) -> ! {
+    if end == End::ForcedReboot {
+        // Who goes on pressing must not cut short what is written about it.
+        host.at_force = None;
+    }
     memory::close(host, end);
     let limit = match end {
         End::ForcedReboot => FORCED_SYNC_LIMIT,
@@ -55,9 +59,10 @@ fn go_down(host: &mut Host, end: End) -> ! {
     }
 }
 
-/// Lets go of STATE for the rescue prompt, which may format it. All services are gone by now.
+/// Lets go of STATE for the rescue prompt, which may format it. All services are gone by now. The boot counts as ended
+/// unless its record is begun again.
 pub(crate) fn pause(host: &mut Host) {
-    memory::let_go(host);
+    memory::close(host, End::Rescue);
     match attempt(host, SYNC_LIMIT, release_state) {
         Ok(said) => host.log.info(format_args!("STATE: {said}")),
         Err(error) => host.log.error(format_args!("STATE: {error}")),

@@ -159,12 +159,14 @@ pub struct Evidence {
 }
 
 impl BootRecord {
-    /// Begins the boot `boot_id` and closes the one before it. Nothing happens when this boot has begun already.
+    /// Begins the boot `boot_id` and closes the one before it. When this boot has begun already, it goes on: an end
+    /// that was noted was none, but for a failed trial.
     ///
     /// What was written at the moment of the end (a crash, a panic) counts more than what was planned: an orderly
     /// shutdown that panics on its last step is a panic. A watchdog that ends an orderly reboot is a slow firmware.
     pub fn begin(&mut self, boot_id: &str, slot: &str, release: &str, evidence: Evidence) {
         if boot_id == self.boot_id && self.count > 0 {
+            self.ended = self.ended.take().filter(|end| matches!(end, BootEnd::FailedTrial { .. }));
             return;
         }
         let ended = self.ended.take();
@@ -334,6 +336,13 @@ mod tests {
         r.ran(20);
         r.begin("one", "", "", Evidence::default());
         assert_eq!((r.count, r.history.len(), r.ran_s), (1, 0, 60));
+        r.leave(Action::Reboot, "the console", 70);
+        r.begin("one", "", "", Evidence::default());
+        assert_eq!((r.count, r.ended.as_ref()), (1, None), "the rescue prompt was left with retry");
+        let failed = BootEnd::FailedTrial { why: "w".into() };
+        r.failed_trial("w", 80);
+        r.begin("one", "", "", Evidence::default());
+        assert_eq!(r.ended, Some(failed));
     }
 
     #[test]

@@ -293,12 +293,6 @@ pub(crate) fn close(host: &mut Host, end: End) {
     }
 }
 
-/// Lets go of STATE without an end of this boot: [`begin`] comes again, or the machine ends.
-pub(crate) fn let_go(host: &mut Host) {
-    drop(sys::crash::take_file());
-    host.memory = Memory::default();
-}
-
 /// Goes on with a crash file that another program opened.
 pub(crate) fn resume_crash_file(host: &Host, file: File) {
     let release = fs::read_to_string(RELEASE).unwrap_or_default();

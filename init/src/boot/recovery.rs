@@ -22,6 +22,8 @@ use crate::boot::consoles::{self, Console, Reading};
 pub(crate) const WINDOW: Duration = Duration::from_secs(3);
 /// What the line may take to show the prompt: one of 9600 baud needs 60 ms. Dropped on a line nobody reads.
 const SHOW_LIMIT: Duration = Duration::from_millis(20);
+/// Begins what no person types.
+const ESCAPE: u8 = 0x1b;
 /// What is typed between two looks; more does not say more.
 const TYPED_MAX: usize = 256;
 
@@ -86,7 +88,9 @@ impl Recovery {
 
     fn pressed_on(&self, console: &Console) -> Result<bool, nix::errno::Errno> {
         let mut typed = [0; TYPED_MAX];
-        Ok(console.read(&mut typed)?.iter().any(|key| key.eq_ignore_ascii_case(&b'r')))
+        let typed = console.read(&mut typed)?;
+        // Terminals answer the firmware's and the loader's questions in such sequences: where the cursor is, for one.
+        Ok(typed.contains(&b'r') && !typed.contains(&ESCAPE))
     }
 }
 
@@ -126,9 +130,13 @@ mod tests {
             let fd = recovery.fds().nth(index).unwrap().1;
             assert_eq!(poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], 10_000u16), Ok(1));
         };
-        for (index, keys, heard) in
-            [(0, "\n q\u{1b}[A", None), (1, "xyzr", Some("ttyT1")), (0, "R", Some("ttyT0"))]
-        {
+        for (index, keys, heard) in [
+            (0, "\n q\u{1b}[A", None),
+            (1, "xyzr", Some("ttyT1")),
+            (0, "\u{1b}[24;80R", None),
+            (0, "\u{1b}P1$r0m", None),
+            (0, "r", Some("ttyT0")),
+        ] {
             type_on(index, keys);
             assert_eq!(recovery.pressed_anywhere().as_deref(), heard, "{keys:?}");
         }

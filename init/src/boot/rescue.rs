@@ -260,7 +260,8 @@ mod tests {
         for text in [
             "Evenkeel cannot start: mounting STATE failed\r\n  no disk\r\n",
             "The machine restarts in 60 s unless you type a command.\r\n",
-            "rescue> no command \"bogus\"; try \"help\"\r\nrescue> ",
+            // What is typed is shown whenever the line gets to it, before the prompt or behind it.
+            "no command \"bogus\"; try \"help\"\r\nrescue> ",
         ] {
             assert!(shown.contains(text), "{shown}");
         }

@@ -105,8 +105,9 @@ mod tests {
 
     const REASON: &str = "netd made no progress for 1 s of the trial";
 
-    /// A trial with a netd that falls silent once it is ready, until the watchdog is withheld; what the log says.
-    fn fail_a_trial(memory: Memory) -> String {
+    /// A trial with a netd that falls silent once it is ready, until the watchdog is withheld; what the log says, and
+    /// how many milliseconds the failed trial was still fed.
+    fn fail_a_trial(memory: Memory) -> (String, u64) {
         let dir = TestDir::new();
         let silent = "command = ['/bin/sh', '-c', 'echo >&$NOTIFY_FD; exec sleep 1000']\nready = 'notify'\nwatchdog_s = 1\n";
         fs::write(dir.path().join("netd.toml"), silent).unwrap();
@@ -133,13 +134,16 @@ mod tests {
         }
         let id = manager.supervisor.find("netd").unwrap();
         manager.signal(id, Signal::SIGKILL);
-        manager.host.log.ring.last(usize::MAX).into_iter().map(|l| l.text + "\n").collect()
+        let lines = manager.host.log.ring.last(usize::MAX);
+        let at = |text: &str| lines.iter().find(|l| l.text.contains(text)).unwrap().at_ms;
+        let fed_ms = at("not fed any more") - at("the trial has failed");
+        (lines.into_iter().map(|l| l.text + "\n").collect(), fed_ms)
     }
 
     #[test]
     fn a_failed_trial_is_on_the_disk_before_the_watchdog_is_withheld() {
         let state = TestDir::new();
-        let said = fail_a_trial(Memory::in_directory(state.path()));
+        let (said, _) = fail_a_trial(Memory::in_directory(state.path()));
         assert!(said.contains(&format!("the trial has failed: {REASON}")), "{said}");
         assert!(!said.contains("not recorded"), "{said}");
         let record = Record::<BootRecord>::open(&state.path().join("boot")).unwrap().unwrap();
@@ -149,9 +153,10 @@ mod tests {
     #[test]
     fn a_trial_whose_end_cannot_be_recorded_fails_all_the_same() {
         let state = TestDir::new();
-        let said = fail_a_trial(Memory::in_directory(&state.path().join("nowhere")));
+        let (said, fed_ms) = fail_a_trial(Memory::in_directory(&state.path().join("nowhere")));
+        assert!(fed_ms < 1000, "there is nothing to wait for: {fed_ms}");
         assert!(said.contains("is not recorded: ") && said.contains("No such file"), "{said}");
-        assert!(fail_a_trial(Memory::default()).contains("is not recorded: this boot has no record"));
+        assert!(fail_a_trial(Memory::default()).0.contains("is not recorded: this boot has no record"));
     }
 
     #[test]
@@ -159,7 +164,8 @@ mod tests {
         let state = TestDir::new();
         // As a child that hangs in the disk holds it.
         let turn = Flock::lock(File::open(state.path()).unwrap(), FlockArg::LockExclusive).unwrap();
-        let said = fail_a_trial(Memory::in_directory(state.path()));
+        let (said, fed_ms) = fail_a_trial(Memory::in_directory(state.path()));
+        assert!((2000..10_000).contains(&fed_ms), "{fed_ms}");
         assert!(said.contains("is not recorded: no answer within 2 s"), "{said}");
         drop(turn);
         assert!(!state.path().join("boot").exists());
