@@ -791,17 +791,21 @@ mod tests {
     #[test]
     fn r_stops_the_services_for_the_rescue_prompt() {
         let lines = [Line::new()];
+        // Shown a minute later: a slow machine must not let it end.
+        let later = || clock::now() + std::time::Duration::from_secs(60);
         // Pressed while the boot had no time for it: nothing starts.
-        let recovery = recovery_on_lines(clock::now(), &lines);
+        let recovery = recovery_on_lines(later(), &lines);
         lines[0].type_keys("r");
         let mut early = manager_with("r-early", "tty = 'ttyT0'", Some(recovery));
         early.begin();
         // Pressed while services run: they are stopped, and the one that waits for the line never starts.
-        let recovery = recovery_on_lines(clock::now(), &lines);
+        let recovery = recovery_on_lines(later(), &lines);
         let mut late = manager_with("r-late", "tty = 'ttyT0'", Some(recovery));
         late.begin();
         lines[0].type_keys("r");
+        let until = later();
         while !late.supervisor.all_stopped() {
+            assert!(clock::now() < until, "r is not heard");
             late.turn();
         }
         for (manager, starts) in [(&early, 0), (&late, 1)] {

@@ -184,6 +184,11 @@ pub(crate) mod testing {
         pub(crate) near: OwnedFd,
     }
 
+    /// Waits until the far end of the line of `fd` is gone: children of other tests hold copies for a moment.
+    pub(crate) fn wait_for_hangup(fd: BorrowedFd<'_>) {
+        assert_eq!(poll(&mut [PollFd::new(fd, PollFlags::empty())], 30_000u16), Ok(1), "it does not hang up");
+    }
+
     impl Line {
         pub(crate) fn new() -> Line {
             let OpenptyResult { master, slave } = openpty(None, None).unwrap();
@@ -219,7 +224,7 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::Line;
+    use super::testing::{Line, wait_for_hangup};
     use super::*;
 
     fn typed(console: &Console, text: &str) -> Vec<u8> {
@@ -270,6 +275,7 @@ mod tests {
         let took = clock::now().since(began);
         assert!(took >= Duration::from_millis(50) && took < Duration::from_secs(20), "{took:?}");
         drop(line);
+        wait_for_hangup(console.fd());
         assert!(console.read(&mut [0; 8]).is_err());
         console.show("x", Duration::from_secs(30));
     }

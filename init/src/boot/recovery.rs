@@ -111,7 +111,7 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::on_lines;
     use super::*;
-    use crate::boot::consoles::testing::Line;
+    use crate::boot::consoles::testing::{Line, wait_for_hangup};
     use nix::poll::{PollFd, PollFlags, poll};
 
     #[test]
@@ -151,6 +151,7 @@ mod tests {
         let line = Line::new();
         let mut recovery = on_lines(Time::ZERO, std::slice::from_ref(&line));
         drop(line);
+        wait_for_hangup(recovery.fds().next().unwrap().1);
         assert!(recovery.pressed(0).is_err());
         recovery.lose(0);
         assert_eq!((recovery.pressed(0), recovery.fds().count()), (Ok(None), 0));
