@@ -19,7 +19,6 @@
 
 mod endpoint;
 mod hello;
-mod key;
 mod registry;
 mod session;
 #[cfg(test)]
@@ -29,5 +28,5 @@ mod window;
 
 pub use endpoint::{Endpoint, HANDSHAKE_DEADLINE, MAX_HANDSHAKES, Options, PeerError, SendError, Stats};
 pub use hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal};
-pub use key::SecretKey;
+pub use peer_core::key::SecretKey;
 pub use session::{DownReason, MAX_MESSAGE_LEN, PeerEvent};

@@ -26,12 +26,16 @@ pub mod kind {
     pub const INIT_STATE: u16 = 0x0203;
     /// The first message on a session between peers.
     pub const HELLO: u16 = 0x0301;
+    /// An entry of the roster chain.
+    pub const ROSTER_ENTRY: u16 = 0x0302;
     /// What a node counts across boots.
     pub const NODE_RECORD: u16 = 0x0401;
     /// What makes a node itself.
     pub const PERSONALITY: u16 = 0x0402;
     /// What PID 1 remembers from boot to boot.
     pub const BOOT_RECORD: u16 = 0x0403;
+    /// The part of the roster chain that a node keeps.
+    pub const ROSTER_CHAIN: u16 = 0x0404;
 }
 
 /// What an envelope carries. The number is the wire's; it is never given to anything else.

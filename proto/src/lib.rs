@@ -9,6 +9,7 @@
 //! | [`cluster`] | the cluster file: types, parser, rules |
 //! | [`control`] | what the console and the daemons ask of init |
 //! | [`envelope`] | the versioned frame around every message and record |
+//! | [`identity`] | ids of members and clusters |
 //! | [`part`] | what provisiond writes for each daemon |
 //! | [`personality`] | what makes a node itself, and how SMBIOS carries it |
 //! | [`record`] | what provisiond remembers from boot to boot |
@@ -21,6 +22,7 @@ pub mod boot;
 pub mod cluster;
 pub mod control;
 pub mod envelope;
+pub mod identity;
 pub mod part;
 pub mod personality;
 pub mod record;

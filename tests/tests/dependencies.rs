@@ -10,7 +10,8 @@ use std::process::Command;
 const ARROWS: &[(&str, &[&str])] = &[
     ("evenkeel-proto", &[]),
     ("evenkeel-store", &["evenkeel-proto"]),
-    ("evenkeel-peer", &["evenkeel-proto"]),
+    ("evenkeel-peer-core", &["evenkeel-proto"]),
+    ("evenkeel-peer", &["evenkeel-proto", "evenkeel-peer-core"]),
     ("evenkeel-bus", &[]),
     ("evenkeel-daemon", &["evenkeel-proto"]),
     ("evenkeel-init", &["evenkeel-proto", "evenkeel-store"]),
@@ -28,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that touch no world: everything they may use, directly or through others, is on this list.
-const PURE: &[&str] = &["evenkeel-proto", "evenkeel-netd-core"];
+const PURE: &[&str] = &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer-core"];
 
 /// Libraries a pure crate may never reach: they open sockets, files, clocks or start threads.
 const WORLDLY: &[&str] = &[

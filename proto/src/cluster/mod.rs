@@ -17,8 +17,7 @@ mod rules;
 mod types;
 
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics};
-pub(crate) use raw::is_name;
-pub use raw::{GROUP_VIPS_MAX, NETWORKS_MAX, NODES_MAX, PORTS_MAX, VIPS_MAX};
+pub use raw::{GROUP_VIPS_MAX, NETWORKS_MAX, NODES_MAX, PORTS_MAX, VIPS_MAX, is_name};
 pub use types::*;
 
 use diagnostic::{Place, Sink};

@@ -405,7 +405,8 @@ fn checked_name<T: for<'a> From<&'a str>>(text: At<String>, sink: &mut Sink<'_>)
     None
 }
 
-pub(crate) fn is_name(text: &str) -> bool {
+/// Whether `text` is a name: 1 to 32 of `a-z 0-9 -`, begins with a letter, does not end with `-`.
+pub fn is_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=NAME_MAX).contains(&text.len())
         && text.bytes().all(inner)

@@ -1,8 +1,11 @@
 //! A node's secret key and what is derived from it.
 
+use crate::id::{hash, keyed_hash};
 use core::fmt;
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use hmac::Mac;
 use proto::roster::PublicKey;
-use ring::hmac;
+use serde::{Deserialize, Serialize};
 
 /// A node's Ed25519 key, from its 32-byte seed. `Debug` shows the public half only.
 #[derive(Clone)]
@@ -14,7 +17,7 @@ pub struct SecretKey {
 impl SecretKey {
     /// The key that `seed` stands for (RFC 8032: the seed is the private key).
     pub fn from_seed(seed: [u8; 32]) -> SecretKey {
-        let public = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes();
+        let public = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
         SecretKey { seed, public }
     }
 
@@ -24,7 +27,7 @@ impl SecretKey {
     }
 
     /// PKCS#8 version 1 of the seed: the form the TLS library reads.
-    pub(crate) fn pkcs8(&self) -> Vec<u8> {
+    pub fn pkcs8(&self) -> Vec<u8> {
         // SEQUENCE { INTEGER 0, SEQUENCE { OID 1.3.101.112 }, OCTET STRING { OCTET STRING seed } }
         const HEAD: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
         let mut der = HEAD.to_vec();
@@ -33,12 +36,37 @@ impl SecretKey {
     }
 
     /// 32 bytes that only this seed gives for `purpose`. The same after a restart, useless for finding the seed.
-    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.seed), purpose.as_bytes());
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(tag.as_ref());
-        bytes
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        keyed_hash(&self.seed, purpose.as_bytes()).finalize().into_bytes().into()
     }
+
+    /// Signs `bytes` for `purpose`; nobody can take the signature for one of another purpose.
+    pub fn sign(&self, purpose: &str, bytes: &[u8]) -> Signature {
+        let signature = SigningKey::from_bytes(&self.seed).sign(&hash(purpose, bytes));
+        Signature { r: *signature.r_bytes(), s: *signature.s_bytes() }
+    }
+}
+
+/// An Ed25519 signature (RFC 8032): its 64 bytes as two halves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// The first 32 bytes.
+    pub r: [u8; 32],
+    /// The last 32 bytes.
+    pub s: [u8; 32],
+}
+
+/// Whether `key` signed `bytes` for `purpose`. Strict: one signature has one form, and keys under which a signature
+/// says nothing (of small order) are not taken.
+pub fn signed_by(key: &PublicKey, purpose: &str, bytes: &[u8], signature: &Signature) -> bool {
+    let signature = ed25519_dalek::Signature::from_components(signature.r, signature.s);
+    VerifyingKey::from_bytes(key)
+        .is_ok_and(|key| key.verify_strict(&hash(purpose, bytes), &signature).is_ok())
+}
+
+/// Whether `key` is a key at all: a point of the curve, and not of small order.
+pub fn is_usable(key: &PublicKey) -> bool {
+    VerifyingKey::from_bytes(key).is_ok_and(|key| !key.is_weak())
 }
 
 impl Drop for SecretKey {
@@ -69,6 +97,21 @@ mod tests {
         let public =
             proto::roster::parse_hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         assert_eq!(Some(*SecretKey::from_seed(seed.unwrap()).public()), public);
+    }
+
+    #[test]
+    fn a_signature_is_for_its_key_its_purpose_and_its_bytes() {
+        let key = SecretKey::from_seed([1; 32]);
+        let signature = key.sign("a", b"text");
+        assert!(signed_by(key.public(), "a", b"text", &signature));
+        assert!(!signed_by(key.public(), "b", b"text", &signature));
+        assert!(!signed_by(key.public(), "a", b"texT", &signature));
+        assert!(!signed_by(SecretKey::from_seed([2; 32]).public(), "a", b"text", &signature));
+        // The neutral element: under it everything would be signed by anybody.
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        assert!(is_usable(key.public()) && !is_usable(&neutral));
+        assert!(!signed_by(&neutral, "a", b"text", &Signature { r: neutral, s: [0; 32] }));
     }
 
     #[test]
