@@ -1,7 +1,9 @@
 //! Sessions with the other nodes of the own group, over their management addresses.
 
 use netd_core::Input;
-use peer::{Endpoint, MAX_MESSAGE_LEN, Options, PeerError, PeerEvent, SecretKey, SendError};
+use peer::{
+    DownReason, Endpoint, MAX_MESSAGE_LEN, Options, PeerError, PeerEvent, RENEW_EVERY, SecretKey, SendError,
+};
 use proto::cluster::NodeName;
 use proto::envelope;
 use proto::part::NetdPart;
@@ -68,7 +70,10 @@ impl Peers {
         let address = SocketAddr::new(own, udp_port);
         let socket = bind(address).map_err(|source| PeersError::Bind { address, source })?;
         let idle = part.cluster.timing.lease.max(IDLE_MIN);
-        let options = Options { cluster: part.cluster.cluster.clone(), idle };
+        let cluster = part.cluster.cluster.clone();
+        // No roster chain reaches netd yet: the cluster is the one of its name.
+        let id = peer::core::id::named_cluster(&cluster);
+        let options = Options { cluster, id, idle, renew: RENEW_EVERY };
         let key = SecretKey::from_seed(part.key.0);
         let (endpoint, events) = Endpoint::on_socket(socket, &key, part.roster.clone(), &options)?;
         for node in &others {
@@ -152,7 +157,8 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 
 fn input(event: PeerEvent) -> Option<Input> {
     match event {
-        PeerEvent::Up(_) => None,
+        // A newer session with the peer stands already.
+        PeerEvent::Up(_) | PeerEvent::Down(_, DownReason::Replaced) => None,
         PeerEvent::Down(node, _) => Some(Input::PeerLost(node)),
         PeerEvent::Message(node, bytes) => match envelope::decode::<Status>(&bytes) {
             Ok(status) if status.node == node => Some(Input::Peer { status }),
@@ -196,7 +202,8 @@ mod tests {
         assert_eq!(input(message("a2")), None);
         assert_eq!(input(PeerEvent::Message("a1".into(), b"noise".to_vec())), None);
         assert_eq!(input(PeerEvent::Up("a1".into())), None);
-        let down = PeerEvent::Down("a1".into(), peer::DownReason::Silent);
+        assert_eq!(input(PeerEvent::Down("a1".into(), DownReason::Replaced)), None);
+        let down = PeerEvent::Down("a1".into(), DownReason::Silent);
         assert_eq!(input(down), Some(Input::PeerLost("a1".into())));
     }
 }

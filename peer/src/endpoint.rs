@@ -1,14 +1,16 @@
 //! The endpoint: one UDP socket, the sessions on it, who dials and who waits.
 
 use crate::SecretKey;
-use crate::hello::{Hello, MAX_CLUSTER_LEN, MAX_HELLO_LEN, Refusal};
-use crate::registry::{Registry, lock};
+use crate::clock::RunningClock;
+use crate::hello::{Hello, MAX_CLUSTER_LEN, MAX_HELLO_LEN, Protocol, Refusal};
+use crate::registry::{Link, Registry, lock};
 use crate::session::{self, DownReason, MAX_MESSAGE_LEN, MAX_STREAMS, PeerEvent, close, code, printable};
-use crate::tls::{Tls, node_of_peer};
+use crate::tls::{Tls, key_of_peer, protocol_of};
+use crate::trusted::Trusted;
 use crate::window::FixedWindow;
 use proto::cluster::NodeName;
-use proto::envelope::encode;
-use proto::roster::Roster;
+use proto::identity::ClusterId;
+use proto::roster::{PublicKey, Roster};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, EndpointConfig, Incoming, ServerConfig,
@@ -64,13 +66,38 @@ const DATAGRAM_SEND_BUFFER: usize = 16 * 1024;
 /// Bytes of datagrams that wait to be read; the oldest is dropped for a newer one.
 const DATAGRAM_RECEIVE_BUFFER: usize = 64 * 1024;
 
+/// Bytes of the longest stream: a message with the cluster's id in front.
+const STREAM_LEN: u32 = (MAX_MESSAGE_LEN + session::FRAME_LEN) as u32;
+
 /// What an endpoint is told beside its key and roster.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster's name, at most 64 bytes. Sessions with nodes of another one are refused.
     pub cluster: String,
+    /// The cluster's id: of its roster chain, or of its name where there is no chain.
+    pub id: ClusterId,
     /// A session that hears nothing for this long is down. A quarter of it apart, idle sessions are probed.
     pub idle: Duration,
+    /// How old a session gets before the side that dials makes another in its place: new keys at a fixed rate.
+    pub renew: Duration,
+}
+
+/// How old sessions get on an appliance.
+pub const RENEW_EVERY: Duration = Duration::from_secs(3600);
+
+/// Keys of one session for messages outside of it, one for each direction.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DirectionKeys {
+    /// For what this node sends.
+    pub send: [u8; 32],
+    /// For what the peer sends.
+    pub receive: [u8; 32],
+}
+
+impl std::fmt::Debug for DirectionKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DirectionKeys(hidden)")
+    }
 }
 
 /// Why an endpoint could not be made or told to keep a session. Nothing was changed.
@@ -92,6 +119,9 @@ pub enum PeerError {
     /// A cluster name that is too long.
     #[error("cluster name of {len} bytes, at most {MAX_CLUSTER_LEN} are allowed")]
     ClusterName { len: usize },
+    /// A renewal time out of range.
+    #[error("sessions renewed after {renew:?}, expected 100 ms to 24 h")]
+    Renew { renew: Duration },
     /// An idle time out of range.
     #[error("idle time of {idle:?}, expected 100 ms to 1 h")]
     Idle { idle: Duration },
@@ -125,6 +155,8 @@ pub struct Stats {
     pub stalled: u64,
     /// Connections turned away: no place, no key of the roster, or a refused greeting.
     pub refused: u64,
+    /// First packets answered by a demand to prove the sender's address. They cost no memory.
+    pub challenged: u64,
 }
 
 #[derive(Default)]
@@ -133,15 +165,18 @@ pub(crate) struct Counters {
     pub(crate) superseded: AtomicU64,
     pub(crate) stalled: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) challenged: AtomicU64,
 }
 
 /// What the endpoint's tasks share.
 pub(crate) struct Shared {
     quic: quinn::Endpoint,
     tls: Tls,
-    roster: Roster,
+    pub(crate) trusted: Arc<Trusted>,
     own: NodeName,
-    hello: Hello,
+    own_key: PublicKey,
+    pub(crate) hello: Hello,
+    renew: Duration,
     transport: Arc<TransportConfig>,
     pub(crate) registry: Registry,
     pub(crate) events: mpsc::Sender<PeerEvent>,
@@ -205,19 +240,35 @@ impl Endpoint {
         roster: Roster,
         options: &Options,
     ) -> Result<(Endpoint, mpsc::Receiver<PeerEvent>), PeerError> {
+        Endpoint::speaking(&Protocol::ALL, socket, key, roster, options)
+    }
+
+    /// Like [`Endpoint::on_socket`], offering `protocols` only.
+    pub(crate) fn speaking(
+        protocols: &[Protocol],
+        socket: UdpSocket,
+        key: &SecretKey,
+        roster: Roster,
+        options: &Options,
+    ) -> Result<(Endpoint, mpsc::Receiver<PeerEvent>), PeerError> {
         let own = roster.name_of(key.public()).ok_or(PeerError::NotInRoster)?.clone();
         if options.cluster.len() > MAX_CLUSTER_LEN {
             return Err(PeerError::ClusterName { len: options.cluster.len() });
         }
+        if !(Duration::from_millis(100)..=Duration::from_secs(24 * 3600)).contains(&options.renew) {
+            return Err(PeerError::Renew { renew: options.renew });
+        }
         let transport = Arc::new(transport(options.idle)?);
         let tls_failed = |source| PeerError::Tls { source };
-        let tls = Tls::new(key).map_err(tls_failed)?;
-        let crypto = QuicServerConfig::try_from(tls.server(&roster, key.public()).map_err(tls_failed)?)
+        let tls = Tls::new(key, protocols).map_err(tls_failed)?;
+        let trusted = Arc::new(Trusted::new(roster));
+        let crypto = QuicServerConfig::try_from(tls.server(&trusted, key.public()).map_err(tls_failed)?)
             .expect("the provider has TLS_AES_128_GCM_SHA256, which QUIC's first packets need");
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server
             .transport_config(transport.clone())
             .migration(false)
+            .time_source(Arc::new(RunningClock::new()))
             .max_incoming(MAX_HANDSHAKES)
             .incoming_buffer_size(16 * 1024)
             .incoming_buffer_size_total(128 * 1024);
@@ -232,13 +283,15 @@ impl Endpoint {
         let quic = quinn::Endpoint::new(config, Some(server), socket, Arc::new(quinn::TokioRuntime))
             .map_err(bind_failed)?;
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
-        let hello = Hello::new(&options.cluster, own.clone());
+        let hello = Hello { id: options.id, cluster: options.cluster.clone(), node: own.clone() };
         let shared = Arc::new(Shared {
             quic,
             tls,
-            roster,
+            trusted,
             own,
+            own_key: *key.public(),
             hello,
+            renew: options.renew,
             transport,
             registry: Registry::default(),
             events,
@@ -262,14 +315,14 @@ impl Endpoint {
     /// dials; the other one waits to be dialled, and for it this only checks the name. A second call moves the
     /// target to another address.
     pub fn keep(&self, node: &NodeName, address: SocketAddr) -> Result<(), PeerError> {
-        if *node == self.shared.own || self.shared.roster.key_of(node).is_none() {
+        if *node == self.shared.own || self.shared.trusted.key_of(node).is_none() {
             return Err(PeerError::UnknownNode { node: node.clone() });
         }
         if self.shared.own > *node {
             return Ok(());
         }
         let mut kept = lock(&self.kept);
-        if kept.get(node).is_some_and(|(known, _)| *known == address) {
+        if kept.get(node).is_some_and(|(known, task)| *known == address && !task.is_finished()) {
             return Ok(());
         }
         let task = tokio::spawn(dial_for_ever(self.shared.clone(), node.clone(), address)).abort_handle();
@@ -287,17 +340,56 @@ impl Endpoint {
         }
         let not_connected = || SendError::NotConnected { node: node.clone() };
         let session = self.shared.registry.get(node).ok_or_else(not_connected)?;
-        if session.connection.close_reason().is_some() {
+        let connection = &session.link.connection;
+        if connection.close_reason().is_some() {
             return Err(not_connected());
         }
-        if session.connection.max_datagram_size().is_some_and(|max| message.len() <= max) {
+        let message = session::framed(&self.shared, session.link.protocol, message);
+        if connection.max_datagram_size().is_some_and(|max| message.len() <= max) {
             // It fits, so what can go wrong is a session that has ended meanwhile.
-            return session.connection.send_datagram(message.into()).map_err(|_| not_connected());
+            return connection.send_datagram(message.into()).map_err(|_| not_connected());
         }
         if session.slot.put(message) {
             self.shared.counters.superseded.fetch_add(1, Relaxed);
         }
         Ok(())
+    }
+
+    /// Puts another roster in force: from now on handshakes are judged by it, and sessions whose peer has another key
+    /// in it, or none, are cut at once. Store what it comes from first. Nodes that are new in it are waited for; to dial
+    /// them, [`Endpoint::keep`] them. When this node's own key is not in it, every session is cut and none is made.
+    pub fn replace_roster(&self, roster: Roster) {
+        let shared = &self.shared;
+        let belongs = roster.name_of(&shared.own_key) == Some(&shared.own);
+        // The list first: a handshake that ends after this finds the new one (see `session::run`).
+        shared.trusted.replace(if belongs { roster } else { Roster::new() });
+        for (node, session) in shared.registry.all() {
+            if !shared.trusted.holds(&node, &session.link.key) {
+                session::cut(&session.link.connection);
+            }
+        }
+    }
+
+    /// The protocol spoken with `node` now.
+    pub fn protocol(&self, node: &NodeName) -> Option<Protocol> {
+        self.shared.registry.get(node).map(|session| session.link.protocol)
+    }
+
+    /// Keys for `purpose` from the session with `node` (RFC 8446, 7.5): both sides get the same, nobody else any. They
+    /// change with every [`PeerEvent::Up`]; for a moment the sides may be in different sessions.
+    pub fn export(&self, node: &NodeName, purpose: &str) -> Result<DirectionKeys, SendError> {
+        let not_connected = || SendError::NotConnected { node: node.clone() };
+        let link = self.shared.registry.get(node).ok_or_else(not_connected)?.link;
+        let label = format!("EXPORTER-evenkeel-{purpose}");
+        // Who sends to whom is in the context: the two directions never share a key.
+        let key = |from: &PublicKey, to: &PublicKey| {
+            let context = [self.shared.hello.id.0.as_slice(), from, to].concat();
+            let mut bytes = [0; 32];
+            let made = link.connection.export_keying_material(&mut bytes, label.as_bytes(), &context);
+            made.map(|()| bytes).map_err(|_| not_connected())
+        };
+        let own = &self.shared.own_key;
+        Ok(DirectionKeys { send: key(own, &link.key)?, receive: key(&link.key, own)? })
     }
 
     /// What has been lost or refused so far.
@@ -308,6 +400,7 @@ impl Endpoint {
             superseded: counters.superseded.load(Relaxed),
             stalled: counters.stalled.load(Relaxed),
             refused: counters.refused.load(Relaxed),
+            challenged: counters.challenged.load(Relaxed),
         }
     }
 
@@ -315,9 +408,9 @@ impl Endpoint {
     /// need not wait for silence. Takes at most a second, however deaf a peer is; who has not got it by then does not.
     pub async fn close(&self, last: &[u8]) {
         let mut farewells = JoinSet::new(); // bounded by the roster
-        for session in self.shared.registry.all() {
-            let last = last.to_vec();
-            farewells.spawn(async move { session::deliver(&session.connection, &last).await });
+        for (_, session) in self.shared.registry.all() {
+            let last = session::framed(&self.shared, session.link.protocol, last.to_vec());
+            farewells.spawn(async move { session::deliver(&session.link.connection, &last).await });
         }
         // A deaf peer finds out by silence.
         drop(timeout(FAREWELL_DEADLINE, async { while farewells.join_next().await.is_some() {} }).await);
@@ -333,6 +426,12 @@ impl Endpoint {
             .quic
             .rebind(UdpSocket::bind(address).expect("loopback has ports"))
             .expect("a good socket");
+    }
+
+    /// Connections the library holds, finished or not.
+    #[cfg(test)]
+    pub(crate) fn open_connections_for_test(&self) -> usize {
+        self.shared.quic.open_connections()
     }
 
     fn stop(&self) {
@@ -384,9 +483,9 @@ fn transport(idle: Duration) -> Result<TransportConfig, PeerError> {
         .initial_rtt(INITIAL_RTT)
         .max_concurrent_bidi_streams(VarInt::from_u32(1)) // the greeting
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
-        .stream_receive_window(VarInt::from_u32(MAX_MESSAGE_LEN as u32))
-        .receive_window(VarInt::from_u32(MAX_MESSAGE_LEN as u32 * MAX_STREAMS))
-        .send_window(MAX_MESSAGE_LEN as u64 * u64::from(MAX_STREAMS))
+        .stream_receive_window(VarInt::from_u32(STREAM_LEN))
+        .receive_window(VarInt::from_u32(STREAM_LEN * MAX_STREAMS))
+        .send_window(u64::from(STREAM_LEN * MAX_STREAMS))
         .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
         .congestion_controller_factory(Arc::new(FixedWindow));
@@ -402,6 +501,7 @@ async fn accept(shared: Arc<Shared>) {
             && incoming.may_retry()
             && !incoming.remote_address_validated()
         {
+            shared.counters.challenged.fetch_add(1, Relaxed);
             // Cannot fail: `may_retry` said so.
             drop(incoming.retry());
             continue;
@@ -415,7 +515,7 @@ async fn accept(shared: Arc<Shared>) {
         tokio::spawn(async move {
             let from = incoming.remote_address();
             match timeout(HANDSHAKE_DEADLINE, accept_one(&shared, incoming)).await {
-                Ok(Ok((node, connection))) => session::run(&shared, &node, connection, || drop(place)).await,
+                Ok(Ok((node, link))) => session::run(&shared, &node, link, || drop(place)).await,
                 Ok(Err(error)) => {
                     shared.counters.refused.fetch_add(1, Relaxed);
                     // Debug only: strangers must not be able to fill a log.
@@ -449,24 +549,34 @@ impl Drop for CloseLate {
 }
 
 /// The accepting side of a handshake and greeting.
-async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(NodeName, Connection), AttemptError> {
+async fn accept_one(shared: &Shared, incoming: Incoming) -> Result<(NodeName, Link), AttemptError> {
     let connection = incoming.accept()?.await?;
     let guard = CloseLate(Some(connection.clone()));
-    let node = node_of_peer(&shared.roster, &connection).ok_or(AttemptError::Greeting)?;
+    let link = link(&connection)?;
+    let node = shared.trusted.name_of(&link.key).ok_or(AttemptError::Greeting)?;
     let (mut reply, mut question) = connection.accept_bi().await?;
     let bytes = question.read_to_end(MAX_HELLO_LEN).await.map_err(|_| greeting_failed(&connection))?;
-    judge(shared, &connection, &bytes, &node)?;
-    reply.write_all(&encode(&shared.hello)).await.map_err(|_| greeting_failed(&connection))?;
+    judge(shared, &link, &bytes, &node)?;
+    let hello = shared.hello.encode(link.protocol);
+    reply.write_all(&hello).await.map_err(|_| greeting_failed(&connection))?;
     reply.finish().map_err(|_| greeting_failed(&connection))?;
     guard.keep();
-    Ok((node, connection))
+    Ok((node, link))
+}
+
+/// What the handshake of `connection` has settled.
+fn link(connection: &Connection) -> Result<Link, AttemptError> {
+    let key = key_of_peer(connection.peer_identity()).ok_or(AttemptError::Greeting)?;
+    let protocol = protocol_of(connection).ok_or(AttemptError::Greeting)?;
+    Ok(Link { connection: connection.clone(), key, protocol })
 }
 
 /// The dialling side.
-async fn dial(shared: &Shared, node: &NodeName, address: SocketAddr) -> Result<Connection, AttemptError> {
-    let key = shared.roster.key_of(node).expect("keep checked that the roster has the node");
+async fn dial(shared: &Shared, node: &NodeName, address: SocketAddr) -> Result<Link, AttemptError> {
     let dial_failed = |text: String| AttemptError::Dial(text);
-    let tls = shared.tls.client(key).map_err(|e| dial_failed(e.to_string()))?;
+    let key = shared.trusted.key_of(node);
+    let key = key.ok_or_else(|| dial_failed("it is not in the roster any more".to_owned()))?;
+    let tls = shared.tls.client(&key).map_err(|e| dial_failed(e.to_string()))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|e| dial_failed(e.to_string()))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     config.transport_config(shared.transport.clone());
@@ -475,23 +585,20 @@ async fn dial(shared: &Shared, node: &NodeName, address: SocketAddr) -> Result<C
         shared.quic.connect_with(config, address, "peer").map_err(|e| dial_failed(e.to_string()))?;
     let connection = connecting.await?;
     let guard = CloseLate(Some(connection.clone()));
+    let link = link(&connection)?;
     let (mut question, mut reply) = connection.open_bi().await?;
-    question.write_all(&encode(&shared.hello)).await.map_err(|_| greeting_failed(&connection))?;
+    let hello = shared.hello.encode(link.protocol);
+    question.write_all(&hello).await.map_err(|_| greeting_failed(&connection))?;
     question.finish().map_err(|_| greeting_failed(&connection))?;
     let bytes = reply.read_to_end(MAX_HELLO_LEN).await.map_err(|_| greeting_failed(&connection))?;
-    judge(shared, &connection, &bytes, node)?;
+    judge(shared, &link, &bytes, node)?;
     guard.keep();
-    Ok(connection)
+    Ok(link)
 }
 
-fn judge(
-    shared: &Shared,
-    connection: &Connection,
-    bytes: &[u8],
-    node: &NodeName,
-) -> Result<(), AttemptError> {
-    shared.hello.judge(bytes, node).map(|_protocol| ()).map_err(|refusal| {
-        close(connection, refusal.code(), &refusal.to_string());
+fn judge(shared: &Shared, link: &Link, bytes: &[u8], node: &NodeName) -> Result<(), AttemptError> {
+    shared.hello.judge(link.protocol, bytes, node).map_err(|refusal| {
+        close(&link.connection, refusal.code(), &refusal.to_string());
         AttemptError::Refused(refusal)
     })
 }
@@ -501,22 +608,42 @@ fn greeting_failed(connection: &Connection) -> AttemptError {
     connection.close_reason().map_or(AttemptError::Greeting, AttemptError::from)
 }
 
-/// Keeps a session with `node` up until aborted.
+/// Keeps a session with `node` up until aborted or until the roster has it no more, and makes another in its place when it is old.
 async fn dial_for_ever(shared: Arc<Shared>, node: NodeName, address: SocketAddr) {
     let random = SystemRandom::new();
     let mut backoff = BACKOFF_MIN;
     let mut told = String::new();
+    // At most two: the one that stands and the one that takes its place. They end with this task.
+    let mut sessions = JoinSet::new();
+    // A session may stand already when the address is changed.
+    if let Some(session) = shared.registry.get(&node) {
+        session.over().await;
+    }
     loop {
-        // A session may stand already when the address is changed.
-        if let Some(session) = shared.registry.get(&node) {
-            session.over().await;
+        if shared.trusted.key_of(&node).is_none() {
+            // Taken out: its session has been cut, and tells its end before it is given up.
+            while sessions.join_next().await.is_some() {}
+            return;
         }
-        let began = match timeout(HANDSHAKE_DEADLINE, dial(&shared, &node, address)).await {
-            Ok(Ok(connection)) => {
+        match timeout(HANDSHAKE_DEADLINE, dial(&shared, &node, address)).await {
+            Ok(Ok(link)) => {
                 told.clear();
                 let began = Instant::now();
-                session::run(&shared, &node, connection, || ()).await;
-                Some(began)
+                let (shared, node) = (shared.clone(), node.clone());
+                let renew = shared.renew;
+                let standing = sessions.spawn(async move {
+                    session::run(&shared, &node, link, || ()).await;
+                });
+                let ended = timeout(renew, async {
+                    // A session that was replaced ends too; the one that was made here counts.
+                    while !standing.is_finished() && sessions.join_next().await.is_some() {}
+                });
+                if ended.await.is_err() {
+                    continue; // it is old: the next one replaces it
+                }
+                if began.elapsed() >= STABLE_AFTER {
+                    backoff = BACKOFF_MIN;
+                }
             }
             failed => {
                 let error = match failed {
@@ -528,11 +655,7 @@ async fn dial_for_ever(shared: Arc<Shared>, node: NodeName, address: SocketAddr)
                     tracing::warn!(node = %node, %address, error = text, "no session yet, trying on");
                     told = text;
                 }
-                None
             }
-        };
-        if began.is_some_and(|began| began.elapsed() >= STABLE_AFTER) {
-            backoff = BACKOFF_MIN;
         }
         tokio::time::sleep(jittered(backoff, &random)).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -1,4 +1,5 @@
-//! Authenticated sessions between the nodes of a cluster: QUIC, mutual raw public keys (RFC 7250), a fixed roster.
+//! Authenticated sessions between the nodes of a cluster: QUIC, mutual raw public keys (RFC 7250), judged by the roster.
+//! Who is in the roster is decided in [`core`], which knows no socket.
 //!
 //! ```text
 //!            keep(node)                      the lower name of a pair dials, the other waits
@@ -14,9 +15,13 @@
 //!   Those that fit go as QUIC datagrams; of longer ones only the newest waits for its turn on a stream.
 //! - A key outside the roster costs one of [`MAX_HANDSHAKES`] places for at most [`HANDSHAKE_DEADLINE`].
 //!
-//! What this does not do: decide who is alive (its caller's beats do), order or acknowledge messages, change the
-//! roster of a bound endpoint.
+//! - [`Endpoint::replace_roster`] puts another list of keys in force and cuts the sessions of keys that are not in it.
+//! - Every message carries the cluster's id since protocol 2; the protocol is settled by ALPN under TLS.
+//! - Sessions are made anew at a fixed rate ([`Options::renew`]); [`Endpoint::export`] gives keys from each.
+//!
+//! What this does not do: decide who is alive (its caller's beats do), order or acknowledge messages, store anything.
 
+mod clock;
 mod endpoint;
 mod hello;
 mod registry;
@@ -24,9 +29,14 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trusted;
 mod window;
 
-pub use endpoint::{Endpoint, HANDSHAKE_DEADLINE, MAX_HANDSHAKES, Options, PeerError, SendError, Stats};
-pub use hello::{PROTOCOL_MAX, PROTOCOL_MIN, Refusal};
+pub use endpoint::{
+    DirectionKeys, Endpoint, HANDSHAKE_DEADLINE, MAX_HANDSHAKES, Options, PeerError, RENEW_EVERY, SendError,
+    Stats,
+};
+pub use hello::{Protocol, Refusal};
+pub use peer_core as core;
 pub use peer_core::key::SecretKey;
 pub use session::{DownReason, MAX_MESSAGE_LEN, PeerEvent};

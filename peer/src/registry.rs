@@ -1,6 +1,8 @@
 //! Who has a session now. At most one per node: a newer one replaces the older.
 
+use crate::hello::Protocol;
 use proto::cluster::NodeName;
+use proto::roster::PublicKey;
 use quinn::Connection;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,11 +35,20 @@ impl Slot {
     }
 }
 
+/// A connection whose handshake and greeting are done.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    /// The key the peer has proven to hold.
+    pub(crate) key: PublicKey,
+    pub(crate) protocol: Protocol,
+}
+
 /// What others may do with a session.
 #[derive(Clone)]
 pub(crate) struct Session {
     id: u64,
-    pub(crate) connection: Connection,
+    pub(crate) link: Link,
     pub(crate) slot: Arc<Slot>,
     /// Closed (by its sender's end) once the session has told its last event.
     over: watch::Receiver<()>,
@@ -70,14 +81,14 @@ struct Inner {
 }
 
 impl Registry {
-    /// Makes `connection` the node's session; gives back the one it replaces.
-    pub(crate) fn install(&self, node: &NodeName, connection: &Connection) -> (Place, Option<Session>) {
+    /// Makes `link` the node's session; gives back the one it replaces.
+    pub(crate) fn install(&self, node: &NodeName, link: &Link) -> (Place, Option<Session>) {
         let mut inner = lock(&self.inner);
         let id = inner.next_id;
         inner.next_id += 1;
         let slot = Arc::new(Slot::default());
         let (tell, over) = watch::channel(());
-        let session = Session { id, connection: connection.clone(), slot: slot.clone(), over };
+        let session = Session { id, link: link.clone(), slot: slot.clone(), over };
         let replaced = inner.sessions.insert(node.clone(), session);
         (Place { id, slot, _over: tell }, replaced)
     }
@@ -91,8 +102,8 @@ impl Registry {
     }
 
     /// All sessions.
-    pub(crate) fn all(&self) -> Vec<Session> {
-        lock(&self.inner).sessions.values().cloned().collect()
+    pub(crate) fn all(&self) -> Vec<(NodeName, Session)> {
+        lock(&self.inner).sessions.iter().map(|(node, session)| (node.clone(), session.clone())).collect()
     }
 
     /// The node's session.

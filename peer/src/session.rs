@@ -1,7 +1,8 @@
 //! One established session: messages in and out until it ends, and why it ended.
 
 use crate::endpoint::Shared;
-use crate::registry::Slot;
+use crate::hello::Protocol;
+use crate::registry::{Link, Slot};
 use proto::cluster::NodeName;
 use quinn::{Connection, ConnectionError, ReadToEndError, RecvStream, VarInt};
 use std::fmt;
@@ -12,6 +13,9 @@ use tokio::time::timeout;
 
 /// Longest message in bytes. Status messages of a whole group with hundreds of VIPs stay far below.
 pub const MAX_MESSAGE_LEN: usize = 64 * 1024;
+
+/// Bytes in front of a message: the cluster's id.
+pub(crate) const FRAME_LEN: usize = 16;
 
 /// A message on a stream must be through within this, at either end; a stalled one is given up.
 pub(crate) const STREAM_DEADLINE: Duration = Duration::from_secs(2);
@@ -29,6 +33,10 @@ pub(crate) mod code {
     pub(crate) const OVERSIZE: u32 = 3;
     /// The handshake took too long.
     pub(crate) const LATE: u32 = 4;
+    /// The peer's key was taken out of the roster.
+    pub(crate) const REMOVED: u32 = 5;
+    /// A message for another cluster.
+    pub(crate) const FOREIGN: u32 = 6;
 }
 
 /// What an endpoint tells. For each node `Up` and `Down` alternate, and every `Message` lies between them.
@@ -57,6 +65,10 @@ pub enum DownReason {
     Oversize,
     /// This endpoint was closed.
     Closed,
+    /// The peer's key is not the roster's for it any more.
+    Removed,
+    /// The peer sent a message for another cluster.
+    Foreign,
     /// Anything else, in the transport's words.
     Failed(String),
 }
@@ -70,6 +82,8 @@ impl fmt::Display for DownReason {
             DownReason::Replaced => f.write_str("replaced by a newer session"),
             DownReason::Oversize => write!(f, "sent a message of more than {MAX_MESSAGE_LEN} bytes"),
             DownReason::Closed => f.write_str("closed here"),
+            DownReason::Removed => f.write_str("its key was taken out of the roster"),
+            DownReason::Foreign => f.write_str("sent a message for another cluster"),
             DownReason::Failed(text) => f.write_str(text),
         }
     }
@@ -106,24 +120,33 @@ pub(crate) fn close(connection: &Connection, code: u32, text: &str) {
 ///
 /// `announced` is called once `Up` has been told: until then the caller keeps the place in the handshake bound, so
 /// that sessions waiting for a slow reader of events stay bounded too.
-pub(crate) async fn run(shared: &Shared, node: &NodeName, connection: Connection, announced: impl FnOnce()) {
-    let (place, replaced) = shared.registry.install(node, &connection);
+pub(crate) async fn run(shared: &Shared, node: &NodeName, link: Link, announced: impl FnOnce()) {
+    let connection = &link.connection;
+    let (place, replaced) = shared.registry.install(node, &link);
     let mut replaces = false;
     if let Some(old) = replaced {
         replaces = true;
-        close(&old.connection, code::REPLACED, "replaced by a newer session");
+        close(&old.link.connection, code::REPLACED, "replaced by a newer session");
         // Its `Down` comes before our `Up`.
         old.over().await;
     }
     tracing::info!(node = %node, address = %connection.remote_address(), replaces, "session up");
+    // The list may have been replaced since the handshake. It is asked after the session can be found in the registry:
+    // whoever replaces it later finds the session there.
+    if !shared.trusted.holds(node, &link.key) {
+        cut(connection);
+    }
     let told = shared.events.send(PeerEvent::Up(node.clone())).await;
     announced();
     let mut reason = match told {
-        Ok(()) => exchange(shared, node, &connection, &place.slot).await,
+        Ok(()) => exchange(shared, node, &link, &place.slot).await,
         Err(_) => DownReason::Closed, // nobody listens any more
     };
+    if reason == DownReason::Closed && !shared.trusted.holds(node, &link.key) {
+        reason = DownReason::Removed;
+    }
     if reason == DownReason::Closed
-        && shared.registry.get(node).is_some_and(|s| s.connection.stable_id() != connection.stable_id())
+        && shared.registry.get(node).is_some_and(|s| s.link.connection.stable_id() != connection.stable_id())
     {
         reason = DownReason::Replaced;
     }
@@ -133,11 +156,32 @@ pub(crate) async fn run(shared: &Shared, node: &NodeName, connection: Connection
     drop(shared.events.send(PeerEvent::Down(node.clone(), reason)).await);
 }
 
+/// Ends the session of a peer whose key is no longer the roster's.
+pub(crate) fn cut(connection: &Connection) {
+    close(connection, code::REMOVED, "this key was taken out of the roster");
+}
+
+/// `message` as `link` carries it: the cluster's id in front since protocol 2.
+pub(crate) fn framed(shared: &Shared, protocol: Protocol, message: Vec<u8>) -> Vec<u8> {
+    match protocol {
+        Protocol::One => message,
+        Protocol::Two => [shared.hello.id.0.as_slice(), &message].concat(),
+    }
+}
+
 /// Sends one message and waits until the peer has all of it. A session that ends meanwhile ends the wait.
 pub(crate) async fn deliver(connection: &Connection, message: &[u8]) {
     let Ok(mut stream) = connection.open_uni().await else { return };
     if stream.write_all(message).await.is_ok() && stream.finish().is_ok() {
         drop(stream.stopped().await);
+    }
+}
+
+/// The message in `bytes`; `None` when it is not for this cluster.
+fn unframed(shared: &Shared, protocol: Protocol, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    match protocol {
+        Protocol::One => Some(bytes),
+        Protocol::Two => bytes.strip_prefix(shared.hello.id.0.as_slice()).map(<[u8]>::to_vec),
     }
 }
 
@@ -150,41 +194,59 @@ enum StreamEnd {
 }
 
 /// Moves messages until the connection ends.
-async fn exchange(shared: &Shared, node: &NodeName, connection: &Connection, slot: &Slot) -> DownReason {
+async fn exchange(shared: &Shared, node: &NodeName, link: &Link, slot: &Slot) -> DownReason {
+    let connection = &link.connection;
     let mut reading = JoinSet::new(); // bounded by MAX_STREAMS: the transport opens no more
     let writing = write_streams(shared, connection, slot);
     tokio::pin!(writing);
     loop {
-        tokio::select! {
+        let bytes = tokio::select! {
             datagram = connection.read_datagram() => match datagram {
-                Ok(message) => shared.deliver(node, message.into()),
+                Ok(bytes) => bytes.into(),
                 Err(error) => return DownReason::from(&error),
             },
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => {
                     reading.spawn(read_stream(stream));
+                    continue;
                 }
                 Err(error) => return DownReason::from(&error),
             },
             Some(end) = reading.join_next() => match end {
-                Ok(StreamEnd::Message(message)) => shared.deliver(node, message),
+                Ok(StreamEnd::Message(bytes)) => bytes,
                 Ok(StreamEnd::Oversize) => {
                     close(connection, code::OVERSIZE, "message too long");
                     return DownReason::Oversize;
                 }
                 Ok(StreamEnd::Stalled) => {
                     shared.counters.stalled.fetch_add(1, Relaxed);
+                    continue;
                 }
-                Ok(StreamEnd::Lost) | Err(_) => {}
+                Ok(StreamEnd::Lost) | Err(_) => continue,
             },
             () = &mut writing => unreachable!("the writer has no end"),
+        };
+        // What arrived before a session was cut here is not handed on after it.
+        if connection.close_reason() == Some(ConnectionError::LocallyClosed) {
+            return DownReason::Closed;
+        }
+        match unframed(shared, link.protocol, bytes) {
+            Some(message) if message.len() > MAX_MESSAGE_LEN => {
+                close(connection, code::OVERSIZE, "message too long");
+                return DownReason::Oversize;
+            }
+            Some(message) => shared.deliver(node, message),
+            None => {
+                close(connection, code::FOREIGN, "message for another cluster");
+                return DownReason::Foreign;
+            }
         }
     }
 }
 
 /// Reads the message a stream carries.
 async fn read_stream(mut stream: RecvStream) -> StreamEnd {
-    match timeout(STREAM_DEADLINE, stream.read_to_end(MAX_MESSAGE_LEN)).await {
+    match timeout(STREAM_DEADLINE, stream.read_to_end(MAX_MESSAGE_LEN + FRAME_LEN)).await {
         Ok(Ok(message)) => StreamEnd::Message(message),
         Ok(Err(ReadToEndError::TooLong)) => StreamEnd::Oversize,
         Ok(Err(ReadToEndError::Read(_))) => StreamEnd::Lost,

@@ -1,8 +1,11 @@
 //! TLS 1.3 with raw public keys on both sides. The provider is always passed, never taken from the process.
 
 use crate::SecretKey;
-use proto::cluster::NodeName;
-use proto::roster::{PublicKey, Roster};
+use crate::clock::RunningClock;
+use crate::hello::Protocol;
+use crate::trusted::Trusted;
+use proto::roster::PublicKey;
+use quinn::crypto::rustls::HandshakeData;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::{CryptoProvider, ring as provider, verify_tls13_signature_with_raw_key};
@@ -15,9 +18,6 @@ use rustls::{
     SignatureScheme,
 };
 use std::sync::Arc;
-
-/// What both sides must want to speak. The Hello negotiates versions within it.
-const ALPN: &[u8] = b"evenkeel-peer";
 
 /// SubjectPublicKeyInfo of an Ed25519 key is this and the 32 bytes (RFC 8410).
 const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
@@ -40,7 +40,7 @@ pub(crate) fn key_of_peer(identity: Option<Box<dyn std::any::Any>>) -> Option<Pu
 #[derive(Debug)]
 enum Accept {
     /// Any node of the roster but this node itself.
-    Roster(Roster, PublicKey),
+    Roster(Arc<Trusted>, PublicKey),
     /// The node that was dialled.
     Only(PublicKey),
 }
@@ -56,7 +56,7 @@ impl KeyVerifier {
     fn check(&self, spki: &CertificateDer<'_>, more: &[CertificateDer<'_>]) -> Result<(), Error> {
         let key = key_of_spki(spki).filter(|_| more.is_empty()).ok_or(CertificateError::BadEncoding)?;
         let known = match &self.accept {
-            Accept::Roster(roster, own) => key != own && roster.name_of(key).is_some(),
+            Accept::Roster(trusted, own) => key != own && trusted.name_of(key).is_some(),
             Accept::Only(expected) => key == expected,
         };
         if known { Ok(()) } else { Err(CertificateError::UnknownIssuer.into()) }
@@ -167,14 +167,25 @@ impl ClientCertVerifier for KeyVerifier {
 pub(crate) struct Tls {
     provider: Arc<CryptoProvider>,
     certified: Arc<CertifiedKey>,
+    clock: Arc<RunningClock>,
+    /// Protocol names, the one liked best first.
+    offers: Vec<Vec<u8>>,
 }
 
 impl Tls {
-    pub(crate) fn new(key: &SecretKey) -> Result<Tls, Error> {
+    /// Offers `protocols`, the one liked best first. What both sides offer is settled by TLS itself (ALPN), under the
+    /// handshake's signatures: nobody between can talk them down to an older one.
+    pub(crate) fn new(key: &SecretKey, protocols: &[Protocol]) -> Result<Tls, Error> {
         let signing = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(key.pkcs8()))?;
         let spki = [SPKI_HEAD.as_slice(), key.public()].concat();
         let certified = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signing));
-        Ok(Tls { provider: Arc::new(provider::default_provider()), certified })
+        let offers = protocols.iter().map(|p| p.alpn().to_vec()).collect();
+        Ok(Tls {
+            provider: Arc::new(provider::default_provider()),
+            certified,
+            clock: Arc::new(RunningClock::new()),
+            offers,
+        })
     }
 
     fn verifier(&self, accept: Accept) -> Arc<KeyVerifier> {
@@ -182,12 +193,12 @@ impl Tls {
     }
 
     /// The accepting side: every node of the roster but the one with key `own`.
-    pub(crate) fn server(&self, roster: &Roster, own: &PublicKey) -> Result<ServerConfig, Error> {
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+    pub(crate) fn server(&self, trusted: &Arc<Trusted>, own: &PublicKey) -> Result<ServerConfig, Error> {
+        let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(self.verifier(Accept::Roster(roster.clone(), *own)))
+            .with_client_cert_verifier(self.verifier(Accept::Roster(trusted.clone(), *own)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.certified.clone())));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = self.offers.clone();
         // No resumption: a key taken out of the roster must not come back on an old ticket.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -197,14 +208,14 @@ impl Tls {
 
     /// The dialling side: nobody but the owner of `expected`.
     pub(crate) fn client(&self, expected: &PublicKey) -> Result<ClientConfig, Error> {
-        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+        let mut config = ClientConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(self.verifier(Accept::Only(*expected)))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
                 self.certified.clone(),
             )));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = self.offers.clone();
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false;
@@ -212,9 +223,10 @@ impl Tls {
     }
 }
 
-/// The roster's node that a finished handshake proved the other side to be.
-pub(crate) fn node_of_peer(roster: &Roster, connection: &quinn::Connection) -> Option<NodeName> {
-    roster.name_of(&key_of_peer(connection.peer_identity())?).cloned()
+/// The protocol a finished handshake settled on.
+pub(crate) fn protocol_of(connection: &quinn::Connection) -> Option<Protocol> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    Protocol::from_alpn(&data.protocol?)
 }
 
 #[cfg(test)]

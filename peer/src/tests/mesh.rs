@@ -177,7 +177,7 @@ async fn what_cannot_be_bound_or_kept_is_refused() {
     assert!(matches!(bind(&key(9), &options("demo")), Err(PeerError::NotInRoster)));
     assert!(matches!(bind(&key(1), &options(&"x".repeat(65))), Err(PeerError::ClusterName { len: 65 })));
     for idle in [Duration::from_millis(99), Duration::from_secs(3601), Duration::MAX] {
-        let options = Options { cluster: "demo".into(), idle };
+        let options = Options { idle, ..options("demo") };
         assert!(matches!(bind(&key(1), &options), Err(PeerError::Idle { .. })), "{idle:?}");
     }
     let a = Peer::new(1, 2);

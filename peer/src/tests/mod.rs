@@ -1,8 +1,10 @@
 //! Endpoints against each other and against misbehaving peers, on loopback. Every wait has a deadline.
 
+mod membership;
 mod mesh;
 mod refusals;
 
+use crate::hello::Protocol;
 use crate::{Endpoint, Options, PeerEvent, SecretKey};
 use proto::cluster::NodeName;
 use proto::roster::Roster;
@@ -35,7 +37,8 @@ fn roster(count: u8) -> Roster {
 }
 
 fn options(cluster: &str) -> Options {
-    Options { cluster: cluster.to_owned(), idle: IDLE }
+    let id = peer_core::id::named_cluster(cluster);
+    Options { cluster: cluster.to_owned(), id, idle: IDLE, renew: Duration::from_secs(3600) }
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -70,6 +73,15 @@ impl Peer {
     fn keep(&self, other: &Peer) {
         self.endpoint.keep(other.endpoint.own_name(), other.address()).unwrap();
         other.endpoint.keep(self.endpoint.own_name(), self.address()).unwrap();
+    }
+
+    /// A node that offers `protocols` only, and renews its sessions every `renew`.
+    fn speaking(n: u8, of: u8, protocols: &[Protocol], renew: Duration) -> Peer {
+        let socket = std::net::UdpSocket::bind(loopback(0)).unwrap();
+        let options = Options { renew, ..options("demo") };
+        let (endpoint, events) =
+            Endpoint::speaking(protocols, socket, &key(n), roster(of), &options).unwrap();
+        Peer { endpoint, events }
     }
 
     async fn event(&mut self) -> PeerEvent {

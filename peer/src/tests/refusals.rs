@@ -1,7 +1,7 @@
 //! Peers that do not behave: foreign keys, names and clusters, oversize and stalled messages, floods of garbage.
 
 use super::*;
-use crate::hello::Hello;
+use crate::hello::{Hello1, Protocol};
 use crate::tls::Tls;
 use crate::{DownReason, MAX_HANDSHAKES, MAX_MESSAGE_LEN};
 use proto::envelope::encode;
@@ -10,15 +10,29 @@ use quinn::{ClientConfig, Connection, ConnectionError};
 use std::net::UdpSocket;
 use std::sync::Arc;
 
+/// A greeting of release 0.1, whose protocol these peers speak.
+fn hello(cluster: &str, node: u8) -> Hello1 {
+    Hello1 { cluster: cluster.to_owned(), node: name(node), protocol_min: 1, protocol_max: 1 }
+}
+
 /// A bare QUIC client with `key` that dials the owner of `server` and does what the test makes it do.
-struct Rogue {
+pub(super) struct Rogue {
     quic: quinn::Endpoint,
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Rogue {
     async fn dial(to: SocketAddr, key: &SecretKey, server: &SecretKey) -> Result<Rogue, ConnectionError> {
-        let tls = Tls::new(key).unwrap().client(server.public()).unwrap();
+        Rogue::speaking(Protocol::One, to, key, server).await
+    }
+
+    pub(super) async fn speaking(
+        protocol: Protocol,
+        to: SocketAddr,
+        key: &SecretKey,
+        server: &SecretKey,
+    ) -> Result<Rogue, ConnectionError> {
+        let tls = Tls::new(key, &[protocol]).unwrap().client(server.public()).unwrap();
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
         let quic = quinn::Endpoint::client(loopback(0)).unwrap();
         let connection = soon(quic.connect_with(config, to, "peer").unwrap()).await?;
@@ -26,7 +40,7 @@ impl Rogue {
     }
 
     /// Sends `greeting` and returns the answer, or how the connection ended.
-    async fn greet(&self, greeting: &[u8]) -> Result<Vec<u8>, ConnectionError> {
+    pub(super) async fn greet(&self, greeting: &[u8]) -> Result<Vec<u8>, ConnectionError> {
         let (mut question, mut reply) = self.connection.open_bi().await?;
         // A refused write shows in the read.
         let _ = question.write_all(greeting).await;
@@ -40,12 +54,12 @@ impl Rogue {
     /// A session as n2 with n1 at `to`.
     async fn session(to: SocketAddr) -> Rogue {
         let rogue = Rogue::dial(to, &key(2), &key(1)).await.unwrap();
-        rogue.greet(&encode(&Hello::new("demo", name(2)))).await.unwrap();
+        rogue.greet(&encode(&hello("demo", 2))).await.unwrap();
         rogue
     }
 }
 
-fn closing_text(error: &ConnectionError) -> String {
+pub(super) fn closing_text(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(close) => String::from_utf8_lossy(&close.reason).into_owned(),
         other => panic!("expected a close with a text, got {other:?}"),
@@ -57,7 +71,7 @@ async fn key_outside_the_roster_gets_nothing() {
     let mut a = Peer::new(1, 2);
     // The client side is done before the server judged its key: the refusal comes after a successful dial.
     if let Ok(rogue) = Rogue::dial(a.address(), &key(66), &key(1)).await {
-        let end = rogue.greet(&encode(&Hello::new("demo", name(2)))).await.unwrap_err();
+        let end = rogue.greet(&encode(&hello("demo", 2))).await.unwrap_err();
         assert!(matches!(end, ConnectionError::ConnectionClosed(_)), "{end:?}");
     }
     until(|| (a.endpoint.stats().refused == 1).then_some(())).await;
@@ -78,7 +92,7 @@ async fn dialled_node_with_another_nodes_key_is_refused() {
 async fn own_key_is_refused() {
     let mut a = Peer::new(1, 2);
     if let Ok(rogue) = Rogue::dial(a.address(), &key(1), &key(1)).await {
-        rogue.greet(&encode(&Hello::new("demo", name(1)))).await.unwrap_err();
+        rogue.greet(&encode(&hello("demo", 1))).await.unwrap_err();
     }
     until(|| (a.endpoint.stats().refused == 1).then_some(())).await;
     a.quiet(Duration::from_millis(50)).await;
@@ -87,14 +101,11 @@ async fn own_key_is_refused() {
 #[tokio::test]
 async fn wrong_greetings_are_refused_by_name() {
     let mut a = Peer::new(1, 3);
-    let newer = Hello { protocol_min: 7, protocol_max: 9, ..Hello::new("demo", name(2)) };
+    let newer = Hello1 { protocol_min: 7, protocol_max: 9, ..hello("demo", 2) };
     let table = [
-        (
-            encode(&Hello::new("other", name(2))),
-            "wrong cluster: node n2 is of \"other\", this node is of \"demo\"",
-        ),
-        (encode(&Hello::new("demo", name(3))), "wrong name: the key of node n2 calls itself \"n3\""),
-        (encode(&newer), "no common protocol: node n2 speaks 7 to 9, this node 1 to 1"),
+        (encode(&hello("other", 2)), "wrong cluster: node n2 is of \"other\", this node is of \"demo\""),
+        (encode(&hello("demo", 3)), "wrong name: the key of node n2 calls itself \"n3\""),
+        (encode(&newer), "no common protocol: node n2 speaks 7 to 9, this node 1 there"),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "node n2 sent no valid greeting"),
         (Vec::new(), "node n2 sent no valid greeting"),
     ];
@@ -209,7 +220,7 @@ async fn flood_of_handshakes_is_bounded_and_passes() {
     let through = soon(async {
         loop {
             if let Ok(rogue) = Rogue::dial(a.address(), &key(2), &key(1)).await
-                && rogue.greet(&encode(&Hello::new("demo", name(2)))).await.is_ok()
+                && rogue.greet(&encode(&hello("demo", 2))).await.is_ok()
             {
                 return rogue;
             }
