@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 /// Accepted connections that have not greeted yet. More than any cluster's nodes that start at once; each costs
@@ -311,18 +311,16 @@ impl Endpoint {
         self.shared.quic.local_addr()
     }
 
-    /// Keeps a session with `node` at `address` alive from now on. Of two nodes only the one with the lower name
-    /// dials; the other one waits to be dialled, and for it this only checks the name. A second call moves the
-    /// target to another address.
+    /// Keeps a session with `node` at `address` alive until the roster has it no more. Of two nodes only the one with
+    /// the lower name dials; the other one waits to be dialled, and for it this only checks the name. A second call moves
+    /// the target to another address; a session that stands goes on until one from there takes its place.
     pub fn keep(&self, node: &NodeName, address: SocketAddr) -> Result<(), PeerError> {
+        // Held over the question: a roster that is replaced meanwhile would leave a task nobody ends.
+        let mut kept = lock(&self.kept);
         if *node == self.shared.own || self.shared.trusted.key_of(node).is_none() {
             return Err(PeerError::UnknownNode { node: node.clone() });
         }
-        if self.shared.own > *node {
-            return Ok(());
-        }
-        let mut kept = lock(&self.kept);
-        if kept.get(node).is_some_and(|(known, task)| *known == address && !task.is_finished()) {
+        if self.shared.own > *node || kept.get(node).is_some_and(|(known, _)| *known == address) {
             return Ok(());
         }
         let task = tokio::spawn(dial_for_ever(self.shared.clone(), node.clone(), address)).abort_handle();
@@ -356,13 +354,23 @@ impl Endpoint {
     }
 
     /// Puts another roster in force: from now on handshakes are judged by it, and sessions whose peer has another key
-    /// in it, or none, are cut at once. Store what it comes from first. Nodes that are new in it are waited for; to dial
-    /// them, [`Endpoint::keep`] them. When this node's own key is not in it, every session is cut and none is made.
+    /// in it, or none, are cut at once. Store what it comes from first. Nodes that are not in it are dialled no more. Nodes
+    /// that are new in it, or back, are waited for; to dial them, [`Endpoint::keep`] them. When this node's own key is
+    /// not in it, every session is cut and none is made.
     pub fn replace_roster(&self, roster: Roster) {
         let shared = &self.shared;
         let belongs = roster.name_of(&shared.own_key) == Some(&shared.own);
+        // Held to the end: of two rosters replaced at once the later one cuts what the earlier one let pass.
+        let mut kept = lock(&self.kept);
         // The list first: a handshake that ends after this finds the new one (see `session::run`).
         shared.trusted.replace(if belongs { roster } else { Roster::new() });
+        kept.retain(|node, (_, task)| {
+            let belongs = shared.trusted.key_of(node).is_some();
+            if !belongs {
+                task.abort();
+            }
+            belongs
+        });
         for (node, session) in shared.registry.all() {
             if !shared.trusted.holds(&node, &session.link.key) {
                 session::cut(&session.link.connection);
@@ -380,6 +388,9 @@ impl Endpoint {
     pub fn export(&self, node: &NodeName, purpose: &str) -> Result<DirectionKeys, SendError> {
         let not_connected = || SendError::NotConnected { node: node.clone() };
         let link = self.shared.registry.get(node).ok_or_else(not_connected)?.link;
+        if link.connection.close_reason().is_some() {
+            return Err(not_connected()); // cut, and its end not told yet
+        }
         let label = format!("EXPORTER-evenkeel-{purpose}");
         // Who sends to whom is in the context: the two directions never share a key.
         let key = |from: &PublicKey, to: &PublicKey| {
@@ -426,6 +437,12 @@ impl Endpoint {
             .quic
             .rebind(UdpSocket::bind(address).expect("loopback has ports"))
             .expect("a good socket");
+    }
+
+    /// How many nodes are dialled.
+    #[cfg(test)]
+    pub(crate) fn kept_for_test(&self) -> usize {
+        lock(&self.kept).len()
     }
 
     /// Connections the library holds, finished or not.
@@ -608,38 +625,28 @@ fn greeting_failed(connection: &Connection) -> AttemptError {
     connection.close_reason().map_or(AttemptError::Greeting, AttemptError::from)
 }
 
-/// Keeps a session with `node` up until aborted or until the roster has it no more, and makes another in its place when it is old.
+/// Dials `node` until aborted: makes a session, another one in its place when it is old, and the next when it has ended.
+///
+/// Sessions are tasks of their own. This one may be aborted at any await, and they have to tell their end all the same.
 async fn dial_for_ever(shared: Arc<Shared>, node: NodeName, address: SocketAddr) {
     let random = SystemRandom::new();
     let mut backoff = BACKOFF_MIN;
     let mut told = String::new();
-    // At most two: the one that stands and the one that takes its place. They end with this task.
-    let mut sessions = JoinSet::new();
-    // A session may stand already when the address is changed.
-    if let Some(session) = shared.registry.get(&node) {
-        session.over().await;
-    }
+    // The session that is old. There are never more than it and the one that takes its place.
+    let mut old: Option<JoinHandle<()>> = None;
     loop {
-        if shared.trusted.key_of(&node).is_none() {
-            // Taken out: its session has been cut, and tells its end before it is given up.
-            while sessions.join_next().await.is_some() {}
-            return;
-        }
         match timeout(HANDSHAKE_DEADLINE, dial(&shared, &node, address)).await {
             Ok(Ok(link)) => {
                 told.clear();
                 let began = Instant::now();
-                let (shared, node) = (shared.clone(), node.clone());
-                let renew = shared.renew;
-                let standing = sessions.spawn(async move {
-                    session::run(&shared, &node, link, || ()).await;
-                });
-                let ended = timeout(renew, async {
-                    // A session that was replaced ends too; the one that was made here counts.
-                    while !standing.is_finished() && sessions.join_next().await.is_some() {}
-                });
-                if ended.await.is_err() {
-                    continue; // it is old: the next one replaces it
+                let (its, name) = (shared.clone(), node.clone());
+                let mut session = tokio::spawn(async move { session::run(&its, &name, link, || ()).await });
+                if timeout(shared.renew, &mut session).await.is_err() {
+                    if let Some(replaced) = old.replace(session) {
+                        // Over long ago, unless nobody reads the events. Its panic would be told by its own task.
+                        drop(replaced.await);
+                    }
+                    continue;
                 }
                 if began.elapsed() >= STABLE_AFTER {
                     backoff = BACKOFF_MIN;

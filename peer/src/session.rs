@@ -122,6 +122,11 @@ pub(crate) fn close(connection: &Connection, code: u32, text: &str) {
 /// that sessions waiting for a slow reader of events stay bounded too.
 pub(crate) async fn run(shared: &Shared, node: &NodeName, link: Link, announced: impl FnOnce()) {
     let connection = &link.connection;
+    // Greeted under a list that has been replaced: it must not take the place of a session of the key that is right now.
+    if !shared.trusted.holds(node, &link.key) {
+        shared.counters.refused.fetch_add(1, Relaxed);
+        return cut(connection);
+    }
     let (place, replaced) = shared.registry.install(node, &link);
     let mut replaces = false;
     if let Some(old) = replaced {
@@ -131,8 +136,8 @@ pub(crate) async fn run(shared: &Shared, node: &NodeName, link: Link, announced:
         old.over().await;
     }
     tracing::info!(node = %node, address = %connection.remote_address(), replaces, "session up");
-    // The list may have been replaced since the handshake. It is asked after the session can be found in the registry:
-    // whoever replaces it later finds the session there.
+    // The list may have been replaced since. It is asked after the session can be found in the registry: whoever replaces
+    // it later finds the session there.
     if !shared.trusted.holds(node, &link.key) {
         cut(connection);
     }

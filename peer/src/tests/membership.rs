@@ -78,6 +78,46 @@ async fn rotated_key_ends_the_old_session_and_opens_to_the_new_key_only() {
     renewed.up(1).await;
 }
 
+/// The greeting of the old key ends after the new key's session stands: it must not end that one.
+#[tokio::test]
+async fn handshake_begun_under_the_old_list_takes_nobodys_place() {
+    let mut a = Peer::new(1, 2);
+    let late = Rogue::speaking(Protocol::Two, a.address(), &key(2), &key(1)).await.unwrap();
+    until(|| (late.connection.stats().frame_rx.handshake_done > 0).then_some(())).await;
+    let mut rotated = without(2, 2);
+    rotated.insert(name(2), *key(12).public()).unwrap();
+    a.endpoint.replace_roster(rotated.clone());
+    let mut renewed = Peer::with(loopback(0), &key(12), rotated, "demo");
+    a.keep(&renewed);
+    a.up(2).await;
+    renewed.up(1).await;
+    let hello = Hello { id: named_cluster("demo"), cluster: "demo".into(), node: name(2) };
+    let _ = late.greet(&hello.encode(Protocol::Two)).await;
+    soon(late.connection.closed()).await;
+    until(|| (a.endpoint.stats().refused == 1).then_some(())).await;
+    a.quiet(IDLE / 4).await;
+    renewed.quiet(Duration::from_millis(1)).await;
+    renewed.endpoint.send(&name(1), b"still here".to_vec()).unwrap();
+    assert_eq!(a.event().await, PeerEvent::Message(name(2), b"still here".to_vec()));
+}
+
+/// Taken out and back in before its session has told its end: it is dialled as if it were new.
+#[tokio::test]
+async fn node_that_is_back_at_once_is_dialled_again() {
+    let (mut a, mut b) = (Peer::new(1, 2), Peer::new(2, 2));
+    a.keep(&b);
+    a.up(2).await;
+    b.up(1).await;
+    for _ in 0..3 {
+        a.endpoint.replace_roster(without(2, 2));
+        assert_eq!(a.endpoint.kept_for_test(), 0, "nobody is dialled who is not in the roster");
+        a.endpoint.replace_roster(roster(2));
+        a.keep(&b);
+        assert!(matches!(a.event().await, PeerEvent::Down(_, _)));
+        a.up(2).await;
+    }
+}
+
 #[tokio::test]
 async fn node_that_was_removed_itself_keeps_no_session() {
     let (mut a, mut b) = (Peer::new(1, 2), Peer::new(2, 2));

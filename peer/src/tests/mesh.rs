@@ -170,6 +170,22 @@ async fn target_can_move_to_another_address() {
     b.up(1).await;
 }
 
+/// Up and Down alternate, and nothing is lost to an address where nobody is.
+#[tokio::test]
+async fn session_stands_while_its_target_moves() {
+    let (mut a, mut b) = (Peer::new(1, 2), Peer::new(2, 2));
+    a.keep(&b);
+    a.up(2).await;
+    b.up(1).await;
+    let nobody = std::net::UdpSocket::bind(loopback(0)).unwrap();
+    a.endpoint.keep(&name(2), nobody.local_addr().unwrap()).unwrap();
+    b.endpoint.send(&name(1), b"still here".to_vec()).unwrap();
+    assert_eq!(a.event().await, PeerEvent::Message(name(2), b"still here".to_vec()));
+    a.endpoint.keep(&name(2), b.address()).unwrap();
+    assert_eq!(a.event().await, PeerEvent::Down(name(2), DownReason::Replaced));
+    a.up(2).await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_bound_or_kept_is_refused() {
     let bind =

@@ -78,7 +78,8 @@ impl Peer {
     /// A node that offers `protocols` only, and renews its sessions every `renew`.
     fn speaking(n: u8, of: u8, protocols: &[Protocol], renew: Duration) -> Peer {
         let socket = std::net::UdpSocket::bind(loopback(0)).unwrap();
-        let options = Options { renew, ..options("demo") };
+        // A machine that is busy for a moment is no silent peer here.
+        let options = Options { renew, idle: IDLE * 10, ..options("demo") };
         let (endpoint, events) =
             Endpoint::speaking(protocols, socket, &key(n), roster(of), &options).unwrap();
         Peer { endpoint, events }
