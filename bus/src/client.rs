@@ -1,6 +1,7 @@
 //! Connecting to a daemon and calling it, always within a deadline.
 
 use crate::{sasl, wire};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::poll_fn;
 use std::io;
@@ -16,7 +17,7 @@ use zbus::export::futures_core::Stream;
 /// Messages that wait for a subscriber. `Changed` says no more when it is told twice.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not zero");
 
-/// Why a daemon did not answer. No call here changes a daemon's state.
+/// Why a daemon did not answer. Only a call that hands something in changes a daemon's state; after a deadline it may have.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// There is no socket, nobody listens on it, or the connection broke.
@@ -104,8 +105,23 @@ impl Caller {
     where
         R: DeserializeOwned + zbus::Type,
     {
+        self.call_with(object, interface, method, &()).await
+    }
+
+    /// Calls a method with arguments.
+    pub(crate) async fn call_with<A, R>(
+        &self,
+        object: &'static str,
+        interface: &'static str,
+        method: &'static str,
+        arguments: &A,
+    ) -> Result<R, CallError>
+    where
+        A: Serialize + zbus::DynamicType,
+        R: DeserializeOwned + zbus::Type,
+    {
         let daemon = self.daemon;
-        let call = self.connection.call_method(None::<&str>, object, Some(interface), method, &());
+        let call = self.connection.call_method(None::<&str>, object, Some(interface), method, arguments);
         let reply = match timeout(self.deadline, call).await {
             Err(_) => return Err(self.late()),
             Ok(Err(zbus::Error::MethodError(name, text, _))) => {

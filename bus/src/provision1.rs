@@ -3,13 +3,15 @@
 //! | member | signature | |
 //! |---|---|---|
 //! | method `State` | `-> (sssssstsssss)` | one row |
+//! | method `Roster` | `-> (stsssa(ssssb)ay)` | the roster chain's newest entry, a row for each member |
+//! | method `ApplyRoster` | `ay -> s` | hands in entries; what came of it |
 
 use crate::client::{CallError, Caller};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
-use tokio::sync::watch;
-use zbus::Type;
+use tokio::sync::{mpsc, oneshot, watch};
+use zbus::{Type, fdo};
 
 /// The interface's name.
 pub const INTERFACE: &str = "org.evenkeel.Provision1";
@@ -22,6 +24,59 @@ pub const OBJECT: &str = "/org/evenkeel/provision";
 pub struct ProvisionState {
     /// The one row there is.
     pub row: StateRow,
+    /// The roster chain; empty when none is kept.
+    pub roster: RosterRow,
+}
+
+/// The newest entry of the roster chain, or why there is none in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct RosterRow {
+    /// The cluster's id, hex; empty when no chain is kept.
+    pub cluster_id: String,
+    /// The entry's number.
+    pub number: u64,
+    /// Its hash, hex.
+    pub hash: String,
+    /// The trust domain.
+    pub domain: String,
+    /// Why a chain that is there is not used, empty when all is well.
+    pub error: String,
+    /// Who belongs.
+    pub members: Vec<MemberRow>,
+    /// The entry's bytes.
+    pub entry: Vec<u8>,
+}
+
+/// Somebody of the roster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct MemberRow {
+    /// The name.
+    pub name: String,
+    /// The member id, hex.
+    pub id: String,
+    /// The key now, hex.
+    pub key: String,
+    /// `member`, `witness`, `operator` or `viewer`.
+    pub role: String,
+    /// Whether its vote counts.
+    pub votes: bool,
+}
+
+/// Calls that wait for provisiond: more clients than two at a time have no business there.
+const CALLS: usize = 2;
+
+/// A client hands in roster entries.
+#[derive(Debug)]
+pub struct ApplyRoster {
+    /// One entry or several, one behind the other.
+    pub entries: Vec<u8>,
+    /// Takes what came of it, or why they were refused.
+    pub answer: oneshot::Sender<Result<String, String>>,
+}
+
+/// Where calls that change something go, and where provisiond takes them from.
+pub fn calls() -> (mpsc::Sender<ApplyRoster>, mpsc::Receiver<ApplyRoster>) {
+    mpsc::channel(CALLS)
 }
 
 /// What this node is. Fields not known yet are empty.
@@ -53,14 +108,34 @@ pub struct StateRow {
     pub error: String,
 }
 
-/// The object provisiond's clients see; reads the watch channel, decides nothing.
-pub(crate) struct Provision1(pub(crate) watch::Receiver<ProvisionState>);
+/// The object provisiond's clients see; reads the watch channel, hands calls on, decides nothing.
+pub(crate) struct Provision1 {
+    pub(crate) state: watch::Receiver<ProvisionState>,
+    pub(crate) apply: Option<mpsc::Sender<ApplyRoster>>,
+}
 
 #[zbus::interface(name = "org.evenkeel.Provision1", spawn = false)]
 impl Provision1 {
     // One out argument that is a structure, not twelve arguments: the 1-tuple says so to the macro.
     fn state(&self) -> (StateRow,) {
-        (self.0.borrow().row.clone(),)
+        (self.state.borrow().row.clone(),)
+    }
+
+    fn roster(&self) -> (RosterRow,) {
+        (self.state.borrow().roster.clone(),)
+    }
+
+    /// Waits for provisiond, which waits for the disk; the client's other calls wait behind it.
+    async fn apply_roster(&self, entries: Vec<u8>) -> fdo::Result<String> {
+        let failed = |text: &str| fdo::Error::Failed(text.to_owned());
+        let apply = self.apply.as_ref().ok_or_else(|| failed("no roster is kept here"))?;
+        let (answer, answered) = oneshot::channel();
+        let ending = |_| failed("provisiond is ending; try again");
+        apply
+            .send(ApplyRoster { entries, answer })
+            .await
+            .map_err(|_| failed("provisiond is ending; try again"))?;
+        answered.await.map_err(ending)?.map_err(fdo::Error::Failed)
     }
 }
 
@@ -79,6 +154,17 @@ impl Client {
         let (row,): (StateRow,) = self.0.call(OBJECT, INTERFACE, "State").await?;
         Ok(row)
     }
+
+    /// The roster chain.
+    pub async fn roster(&self) -> Result<RosterRow, CallError> {
+        let (row,): (RosterRow,) = self.0.call(OBJECT, INTERFACE, "Roster").await?;
+        Ok(row)
+    }
+
+    /// Hands in roster entries; what came of it, in words.
+    pub async fn apply_roster(&self, entries: &[u8]) -> Result<String, CallError> {
+        self.0.call_with(OBJECT, INTERFACE, "ApplyRoster", &(entries,)).await
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +174,6 @@ mod tests {
     #[test]
     fn signature_is_the_documented_one() {
         assert_eq!(StateRow::SIGNATURE.to_string(), "(sssssstsssss)");
+        assert_eq!(RosterRow::SIGNATURE.to_string(), "(stsssa(ssssb)ay)");
     }
 }

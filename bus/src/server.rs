@@ -14,7 +14,7 @@ use crate::client::own_uid;
 use crate::freedesktop::Bus;
 use crate::init1::{self, Init1, InitState};
 use crate::net1::{self, Net1, NetState};
-use crate::provision1::{self, Provision1, ProvisionState};
+use crate::provision1::{self, ApplyRoster, Provision1, ProvisionState};
 use crate::{sasl, wire};
 use std::convert::Infallible;
 use std::fs;
@@ -25,7 +25,7 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -63,6 +63,8 @@ pub struct Interfaces {
     pub net: Option<watch::Receiver<NetState>>,
     /// `org.evenkeel.Provision1`.
     pub provision: Option<watch::Receiver<ProvisionState>>,
+    /// Where its calls go that change something; without it they are refused.
+    pub apply_roster: Option<mpsc::Sender<ApplyRoster>>,
 }
 
 /// Why a socket could not be made. Nothing was replaced, unless said otherwise.
@@ -224,7 +226,8 @@ async fn attend(mut stream: UnixStream, own: u32, guid: String, mut interfaces: 
         builder = builder.serve_at(net1::OBJECT, Net1(net.clone()));
     }
     if let Some(provision) = &interfaces.provision {
-        builder = builder.serve_at(provision1::OBJECT, Provision1(provision.clone()));
+        let object = Provision1 { state: provision.clone(), apply: interfaces.apply_roster.clone() };
+        builder = builder.serve_at(provision1::OBJECT, object);
     }
     let connection = match timeout(HANDSHAKE_DEADLINE, builder.build()).await {
         Ok(Ok(connection)) => connection,

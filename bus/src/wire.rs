@@ -11,8 +11,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 use zbus::export::async_trait::async_trait;
 
-/// Longest message a server accepts: calls here carry no arguments or a match rule.
-pub(crate) const CALL_MAX: usize = 16 * 1024;
+/// Longest message a server accepts: calls here carry no arguments, a match rule, or roster entries, of which the longest
+/// has 63 KiB.
+pub(crate) const CALL_MAX: usize = 80 * 1024;
 
 /// Longest message a client accepts: the rows of a thousand VIPs take a quarter of it.
 pub(crate) const REPLY_MAX: usize = 1024 * 1024;

@@ -75,6 +75,7 @@ struct World {
     dir: Dir,
     net: watch::Sender<NetState>,
     provision: watch::Sender<ProvisionState>,
+    calls: tokio::sync::mpsc::Receiver<provision1::ApplyRoster>,
 }
 
 /// Runs `test` beside a server.
@@ -82,11 +83,17 @@ fn beside_server<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
     let dir = Dir::new();
     let (net, net_seen) = watch::channel(state());
     let (provision, provision_seen) = watch::channel(ProvisionState::default());
-    let interfaces = Interfaces { net: Some(net_seen), provision: Some(provision_seen), init: None };
+    let (apply, calls) = provision1::calls();
+    let interfaces = Interfaces {
+        net: Some(net_seen),
+        provision: Some(provision_seen),
+        apply_roster: Some(apply),
+        ..Interfaces::default()
+    };
     let server = Server::bind(&dir.socket()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let test = timeout(Duration::from_secs(30), test(World { dir, net, provision }));
+        let test = timeout(Duration::from_secs(30), test(World { dir, net, provision, calls }));
         tokio::select! {
             ended = server.serve(interfaces) => panic!("the server ended: {ended:?}"),
             outcome = test => outcome.expect("the test ends in time"),
@@ -114,9 +121,42 @@ fn rows_make_the_round_trip() {
             error: "no personality".into(),
             ..StateRow::default()
         };
-        world.provision.send_replace(ProvisionState { row: row.clone() });
+        let member = provision1::MemberRow { name: "a1".into(), votes: true, ..Default::default() };
+        let roster = provision1::RosterRow {
+            cluster_id: "09".repeat(16),
+            number: u64::MAX,
+            members: vec![member],
+            entry: vec![0, 255],
+            ..Default::default()
+        };
+        world.provision.send_replace(ProvisionState { row: row.clone(), roster: roster.clone() });
         let client = provision1::Client::connect(&path, DEADLINE).await.unwrap();
         assert_eq!(client.state().await.unwrap(), row);
+        assert_eq!(client.roster().await.unwrap(), roster);
+    });
+}
+
+#[test]
+fn entries_are_handed_in_and_answered() {
+    beside_server(|mut world| async move {
+        let client = provision1::Client::connect(&world.dir.socket(), DEADLINE).await.unwrap();
+        let longest = vec![7; 63 * 1024];
+        let daemon = async {
+            for answer in [Ok("entry 3 is in force".to_owned()), Err("entry 3 is old".to_owned())] {
+                let call = world.calls.recv().await.unwrap();
+                assert_eq!(call.entries, vec![7; 63 * 1024]);
+                call.answer.send(answer).unwrap();
+            }
+            drop(world.calls.recv().await); // ends without an answer
+        };
+        let calls = async {
+            assert_eq!(client.apply_roster(&longest).await.unwrap(), "entry 3 is in force");
+            let refused = client.apply_roster(&longest).await.unwrap_err();
+            assert_eq!(refused.to_string(), "provisiond refused ApplyRoster: entry 3 is old");
+            let ended = client.apply_roster(&[]).await.unwrap_err();
+            assert!(ended.to_string().contains("provisiond is ending"), "{ended}");
+        };
+        tokio::join!(daemon, calls);
     });
 }
 

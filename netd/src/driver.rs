@@ -16,6 +16,7 @@ use crate::carrier::Carriers;
 use crate::frames::{self, Saying};
 use crate::lan::{Lan, Seen};
 use crate::netlink::{Changes, Kernel, NetlinkError};
+use crate::part::{News, PartFile};
 use crate::peers::{Peers, PeersError};
 use crate::ports::PortTable;
 use crate::probe::{Prober, Step};
@@ -23,8 +24,9 @@ use crate::{bus, clock, events};
 use ::bus::net1::NetState;
 use daemon::Progress;
 use netd_core::{Failover, Input, Operation, Outbox, Output, UnknownNode};
-use proto::cluster::{PortName, VipName};
+use proto::cluster::{NodeName, PortName, VipName};
 use proto::part::NetdPart;
+use proto::text::one_line;
 use proto::time::{Duration, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -54,6 +56,9 @@ const ADDRESS_SETTLE: Duration = Duration::from_millis(20);
 
 /// Until a port that could not be set up is tried again.
 const SET_UP_RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks at the part: a key that was taken out has its session cut well within a second.
+const PART_POLL: Duration = Duration::from_millis(250);
 
 /// Between two looks whether the bus has news.
 const PUBLISH_GAP: Duration = Duration::from_millis(100);
@@ -85,6 +90,11 @@ pub(crate) enum DriverError {
     /// The peers cannot be talked to.
     #[error(transparent)]
     Peers(#[from] PeersError),
+    /// This node does not belong any more. Its VIPs are given up.
+    #[error(
+        "node {node} was taken out of the roster; see \"keel roster show\", have it added with a new key to bring it back"
+    )]
+    Removed { node: NodeName },
     /// Signals cannot be had.
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
@@ -106,6 +116,7 @@ struct Configured {
 /// Everything the loop owns.
 pub(crate) struct Driver {
     part: NetdPart,
+    file: PartFile,
     udp_port: u16,
     core: Failover,
     out: Outbox,
@@ -141,6 +152,17 @@ struct Deadlines {
     publish: Time,
     /// The next word to init that this loop turns.
     sign_of_life: Time,
+    /// A look at the part.
+    part: Time,
+}
+
+/// Whether the loop goes on.
+enum Then {
+    GoOn,
+    /// Leave in order and start anew with another part.
+    StartAnew,
+    /// Leave in order: this node was taken out of the roster.
+    Removed,
 }
 
 /// What ended a wait.
@@ -174,7 +196,7 @@ impl Signals {
 impl Driver {
     /// A driver that has done nothing yet, and where the bus reads its rows.
     pub(crate) fn new(
-        part: NetdPart,
+        (file, part): (PartFile, NetdPart),
         incarnation: u64,
         (kernel, changes): (Kernel, watch::Receiver<Changes>),
         udp_port: u16,
@@ -189,6 +211,7 @@ impl Driver {
         let (see, seen) = mpsc::channel(SEEN_QUEUE);
         let driver = Driver {
             part,
+            file,
             udp_port,
             core,
             out: Outbox::new(),
@@ -213,6 +236,7 @@ impl Driver {
                 addresses: now + ADDRESS_POLL,
                 publish: now,
                 sign_of_life: now,
+                part: now,
             },
             fast_until: now,
             carriers: Carriers::default(),
@@ -248,14 +272,14 @@ impl Driver {
     /// Runs until a signal asks to leave, and leaves: VIPs are given up and everybody is told.
     pub(crate) async fn run(mut self, mut progress: Progress) -> Result<(), DriverError> {
         let mut signals = Signals::new().map_err(DriverError::Signals)?;
-        loop {
+        let ended = loop {
             // The wait below ends at the next look at the links at the latest.
             if self.next.sign_of_life <= clock::now() {
                 self.next.sign_of_life = clock::now() + SIGN_OF_LIFE_EVERY;
                 progress.tell();
             }
             match self.wait(&mut signals).await {
-                Wake::Leave => break,
+                Wake::Leave => break Ok(()),
                 Wake::Peer(input) => {
                     self.feed(input).await;
                     self.drain_peers().await;
@@ -272,11 +296,39 @@ impl Driver {
                 Wake::Timer => self.drain_peers().await,
             }
             self.run_due().await?;
-        }
+            match self.look_at_part()? {
+                Then::GoOn => {}
+                Then::StartAnew => break Ok(()),
+                Then::Removed => break Err(DriverError::Removed { node: self.part.node.clone() }),
+            }
+        };
         tracing::info!("leaving");
         self.feed(Input::Leave).await;
         self.peers.close().await;
-        Ok(())
+        ended
+    }
+
+    /// Takes over what provisiond has put into the part's place.
+    fn look_at_part(&mut self) -> Result<Then, DriverError> {
+        if clock::now() < self.next.part {
+            return Ok(Then::GoOn);
+        }
+        self.next.part = clock::now() + PART_POLL;
+        match self.file.look(&self.part) {
+            Ok(None) => {}
+            Ok(Some(News::Roster(roster))) => {
+                tracing::info!(nodes = roster.len(), "another roster is in force");
+                self.part.roster = roster;
+                self.peers.replace_roster(&self.part, self.udp_port)?;
+            }
+            Ok(Some(News::Removed)) => return Ok(Then::Removed),
+            Ok(Some(News::Other)) => {
+                tracing::info!("another configuration is there, starting anew");
+                return Ok(Then::StartAnew);
+            }
+            Err(error) => tracing::warn!("{}, going on as before", one_line(&error)),
+        }
+        Ok(Then::GoOn)
     }
 
     async fn wait(&mut self, signals: &mut Signals) -> Wake {
@@ -288,6 +340,7 @@ impl Driver {
             Some(self.next.links),
             Some(self.next.addresses),
             Some(self.next.publish),
+            Some(self.next.part),
         ];
         let deadline = deadline.into_iter().flatten().min().expect("some are always there");
         tokio::select! {

@@ -35,6 +35,7 @@ mod sysctl;
 use crate::driver::Driver;
 use crate::netlink::Kernel;
 use crate::options::Options;
+use crate::part::PartFile;
 use daemon::Readiness;
 use proto::text::one_line;
 use std::error::Error;
@@ -65,10 +66,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options, readiness: Readiness) -> Result<(), Box<dyn Error>> {
-    let part = part::load(&options.part)?;
+    let (file, part) = PartFile::open(&options.part)?;
     tracing::info!(node = %part.node, cluster = part.cluster.cluster, boot = part.boot, "netd starts");
     let incarnation = incarnation(part.boot, clock::now());
-    let (mut driver, reader) = Driver::new(part, incarnation, Kernel::open()?, options.udp_port)?;
+    let (mut driver, reader) = Driver::new((file, part), incarnation, Kernel::open()?, options.udp_port)?;
     driver.start().await?;
     bus::serve(&options.bus, reader)?;
     Ok(driver.run(readiness.tell()).await?)

@@ -71,20 +71,19 @@ impl Peers {
         let socket = bind(address).map_err(|source| PeersError::Bind { address, source })?;
         let idle = part.cluster.timing.lease.max(IDLE_MIN);
         let cluster = part.cluster.cluster.clone();
-        // No roster chain reaches netd yet: the cluster is the one of its name.
-        let id = peer::core::id::named_cluster(&cluster);
-        let options = Options { cluster, id, idle, renew: RENEW_EVERY };
+        let options = Options { cluster, id: part.cluster_id, idle, renew: RENEW_EVERY };
         let key = SecretKey::from_seed(part.key.0);
         let (endpoint, events) = Endpoint::on_socket(socket, &key, part.roster.clone(), &options)?;
-        for node in &others {
-            let known = part.roster.key_of(node).is_some();
-            match part.cluster.management_address(node) {
-                Some(address) if known => endpoint.keep(node, SocketAddr::new(address, udp_port))?,
-                // Not fatal: the others of the group are still to be served.
-                _ => tracing::warn!(%node, known, "no session possible: the node has no address or no key"),
-            }
-        }
+        keep(&endpoint, &others, part, udp_port)?;
         Ok(Peers { others, open: Some((endpoint, events)), last: Vec::new(), told_too_long: false })
+    }
+
+    /// Puts the roster of `part` in force: sessions of keys that are not in it are cut at once, who is new is dialled. All
+    /// else of `part` is as it was, and this node's own key is in it.
+    pub(crate) fn replace_roster(&self, part: &NetdPart, udp_port: u16) -> Result<(), PeersError> {
+        let Some((endpoint, _)) = &self.open else { return Ok(()) };
+        endpoint.replace_roster(part.roster.clone());
+        keep(endpoint, &self.others, part, udp_port)
     }
 
     /// Sends to everybody in the group who can be reached.
@@ -141,6 +140,19 @@ impl Peers {
             endpoint.close(&self.last).await;
         }
     }
+}
+
+/// Keeps sessions with those of `others` that can be talked to.
+fn keep(endpoint: &Endpoint, others: &[NodeName], part: &NetdPart, udp_port: u16) -> Result<(), PeersError> {
+    for node in others {
+        let known = part.roster.key_of(node).is_some();
+        match part.cluster.management_address(node) {
+            Some(address) if known => endpoint.keep(node, SocketAddr::new(address, udp_port))?,
+            // Not fatal: the others of the group are still to be served.
+            _ => tracing::warn!(%node, known, "no session possible: the node has no address or no key"),
+        }
+    }
+    Ok(())
 }
 
 /// Binds even while the address is not there yet: its port may still be looked for.

@@ -36,6 +36,8 @@ pub mod kind {
     pub const BOOT_RECORD: u16 = 0x0403;
     /// The part of the roster chain that a node keeps.
     pub const ROSTER_CHAIN: u16 = 0x0404;
+    /// Which entry of the roster chain a node kept last.
+    pub const ROSTER_MARK: u16 = 0x0405;
 }
 
 /// What an envelope carries. The number is the wire's; it is never given to anything else.

@@ -1,6 +1,7 @@
 //! Records that provisiond keeps on STATE. `store` gives them their place on the disk; [`crate::personality`] is one more.
 
 use crate::envelope::{Message, kind};
+use crate::identity::ClusterId;
 use serde::{Deserialize, Serialize};
 
 /// What a node remembers of itself from boot to boot.
@@ -50,6 +51,24 @@ impl NodeRecord {
     }
 }
 
+/// Which entry of the roster chain a node kept last: tells an old, lost or other chain from the one that was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterMark {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The entry's number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+impl Message for RosterMark {
+    const KIND: u16 = kind::ROSTER_MARK;
+    const VERSION: u16 = 1;
+    /// Twice today's, as of [`NodeRecord`].
+    const MAX_LEN: usize = 2 * (16 + 10 + 32);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +89,16 @@ mod tests {
         bytes.extend([3, b'0', b'.', b'1']);
         assert_eq!(encode(&record), bytes);
         assert_eq!(decode(&bytes), Ok(record));
+    }
+
+    #[test]
+    fn golden_bytes_of_the_mark() {
+        let mark = RosterMark { cluster: ClusterId([9; 16]), number: 300, hash: [7; 32] };
+        let mut bytes = vec![0x05, 0x04, 1, 0, 50, 0, 0, 0];
+        bytes.extend([9; 16]);
+        bytes.extend([0xac, 0x02]);
+        bytes.extend([7; 32]);
+        assert_eq!(encode(&mark), bytes);
+        assert_eq!(decode(&bytes), Ok(mark));
     }
 }

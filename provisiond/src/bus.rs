@@ -2,10 +2,11 @@
 
 use crate::config::{Configuration, public_key};
 use crate::personality::Source;
-use bus::provision1::{ProvisionState, StateRow};
+use crate::roster::Keeper;
+use bus::provision1::{MemberRow, ProvisionState, RosterRow, StateRow};
 use proto::personality::Personality;
 use proto::record::NodeRecord;
-use proto::text::hex;
+use proto::text::{hex, one_line};
 
 /// Everything known at the moment; what is not known shows as empty.
 #[derive(Default)]
@@ -17,6 +18,7 @@ pub(crate) struct View<'a> {
     pub(crate) version: &'a str,
     /// Why the node cannot serve or remember, one reason per line.
     pub(crate) errors: &'a [String],
+    pub(crate) roster: Option<&'a Keeper>,
 }
 
 impl View<'_> {
@@ -39,6 +41,32 @@ impl View<'_> {
             version: self.version.to_owned(),
             error: self.errors.join("\n"),
         };
-        ProvisionState { row }
+        ProvisionState { row, roster: self.roster.map(roster).unwrap_or_default() }
+    }
+}
+
+fn roster(keeper: &Keeper) -> RosterRow {
+    let chain = match keeper.chain() {
+        Ok(Some(chain)) => chain,
+        Ok(None) => return RosterRow::default(),
+        Err(error) => return RosterRow { error: one_line(error), ..RosterRow::default() },
+    };
+    let entry = chain.newest();
+    let content = entry.content();
+    let member = |m: &peer_core::roster::Member| MemberRow {
+        name: m.name.to_string(),
+        id: m.id.to_string(),
+        key: hex(&m.key),
+        role: m.role.to_string(),
+        votes: content.voters.contains(&m.id),
+    };
+    RosterRow {
+        cluster_id: chain.cluster().to_string(),
+        number: entry.number(),
+        hash: hex(entry.hash()),
+        domain: content.domain.clone(),
+        error: String::new(),
+        members: content.members.iter().map(member).collect(),
+        entry: entry.bytes().to_vec(),
     }
 }

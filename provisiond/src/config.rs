@@ -1,11 +1,18 @@
-//! From a personality to what the daemons are told. Pure: text and keys in, parts or reasons out.
+//! From a personality and the roster chain to what the daemons are told. Pure: text and keys in, parts or reasons out.
+//!
+//! Who belongs is the chain's to say. The list of keys in the personality counts only where no chain is kept: in the lab,
+//! and in clusters that have not been founded yet.
 
-use ed25519_dalek::SigningKey;
+use crate::roster::Unusable;
+use peer_core::id::named_cluster;
+use peer_core::key::SecretKey;
+use peer_core::roster::RosterChain;
 use proto::cluster::{ClusterFile, Diagnostics, NodeName};
+use proto::identity::ClusterId;
 use proto::part::{KeySeed, NetdPart};
 use proto::personality::Personality;
 use proto::roster::{PublicKey, Roster};
-use proto::text::hex;
+use proto::text::{hex, one_line};
 use sha2::{Digest, Sha256};
 
 /// What diagnostics call the text from the personality.
@@ -23,14 +30,20 @@ pub(crate) struct Configuration {
     /// Nodes of the cluster file without a key: nobody will hear them.
     pub(crate) without_key: Vec<NodeName>,
     key: KeySeed,
+    cluster_id: ClusterId,
     roster: Roster,
 }
 
 impl Configuration {
     /// What netd is told in boot number `boot` of this node.
     pub(crate) fn netd(&self, boot: u64) -> NetdPart {
-        let Configuration { node, cluster, key, roster, .. } = self.clone();
-        NetdPart { node, cluster, key, roster, boot }
+        let Configuration { node, cluster, cluster_id, key, roster, .. } = self.clone();
+        NetdPart { node, cluster, cluster_id, key, roster, boot }
+    }
+
+    /// The same under `chain`, which does not know this node any more: what a running netd is told so that it gives up.
+    pub(crate) fn removed_by(&self, chain: &RosterChain) -> Configuration {
+        Configuration { roster: chain.machines(), cluster_id: chain.cluster(), ..self.clone() }
     }
 }
 
@@ -46,6 +59,9 @@ pub(crate) enum ConfigError {
     /// The roster does not know this node: no peer could be trusted to know it either.
     #[error("the roster has no key for {node}, which this machine is; add {node}:{key}")]
     NotInRoster { node: NodeName, key: String },
+    /// The roster that was kept cannot be used. The personality's list is no way around it.
+    #[error("{0}")]
+    Roster(String),
     /// The roster has another key: peers would refuse this node, and it would take their silence for their death.
     #[error("the roster's key for {node} is not the one of this machine's seed; expected {node}:{key}")]
     OtherKey { node: NodeName, key: String },
@@ -53,18 +69,26 @@ pub(crate) enum ConfigError {
 
 /// The public half of the personality's key.
 pub(crate) fn public_key(personality: &Personality) -> PublicKey {
-    SigningKey::from_bytes(&personality.key.0).verifying_key().to_bytes()
+    *SecretKey::from_seed(personality.key.0).public()
 }
 
-/// Checks the personality and makes the parts.
-pub(crate) fn configure(personality: &Personality) -> Result<Configuration, ConfigError> {
-    let Personality { node, key, roster, cluster: text } = personality;
+/// Checks the personality under the chain that is kept, and makes the parts.
+pub(crate) fn configure(
+    personality: &Personality,
+    chain: Result<Option<&RosterChain>, &Unusable>,
+) -> Result<Configuration, ConfigError> {
+    let Personality { node, key, roster: list, cluster: text } = personality;
     let cluster = ClusterFile::parse(CLUSTER_FILE, text).map_err(ConfigError::Cluster)?;
     if !cluster.nodes.contains_key(node) {
         let nodes: Vec<&str> = cluster.nodes.keys().map(|n| n.0.as_str()).collect();
         return Err(ConfigError::NotANode { node: node.clone(), nodes: nodes.join(", ") });
     }
     let own = public_key(personality);
+    let chain = chain.map_err(|e| ConfigError::Roster(one_line(e)))?;
+    let (cluster_id, roster) = match chain {
+        Some(chain) => (chain.cluster(), chain.machines()),
+        None => (named_cluster(&cluster.cluster), list.clone()),
+    };
     match roster.key_of(node) {
         None => return Err(ConfigError::NotInRoster { node: node.clone(), key: hex(&own) }),
         Some(key) if *key != own => return Err(ConfigError::OtherKey { node: node.clone(), key: hex(&own) }),
@@ -72,24 +96,54 @@ pub(crate) fn configure(personality: &Personality) -> Result<Configuration, Conf
     }
     let without_key = cluster.nodes.keys().filter(|n| roster.key_of(n).is_none()).cloned().collect();
     let digest = Sha256::digest(text.as_bytes()).into();
-    let (node, key, roster) = (node.clone(), key.clone(), roster.clone());
-    Ok(Configuration { node, cluster, digest, without_key, key, roster })
+    let (node, key) = (node.clone(), key.clone());
+    Ok(Configuration { node, cluster, digest, without_key, key, cluster_id, roster })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peer_core::roster::{Draft, Recovery, Role};
 
     const DEMO: &str = include_str!("../../proto/testdata/demo.toml");
 
     fn personality() -> Personality {
         let mut roster = Roster::new();
         for (name, seed) in [("a1", 1), ("b1", 2), ("a2", 3), ("b2", 4)] {
-            roster
-                .insert(name.into(), SigningKey::from_bytes(&[seed; 32]).verifying_key().to_bytes())
-                .unwrap();
+            roster.insert(name.into(), *SecretKey::from_seed([seed; 32]).public()).unwrap();
         }
         Personality { node: "a1".into(), key: KeySeed([1; 32]), roster, cluster: DEMO.to_owned() }
+    }
+
+    fn configure(personality: &Personality) -> Result<Configuration, ConfigError> {
+        super::configure(personality, Ok(None))
+    }
+
+    fn chain(members: &[(&str, u8)]) -> RosterChain {
+        let [admin, recovery] = [200, 201].map(|seed| SecretKey::from_seed([seed; 32]));
+        let recovery = Recovery { threshold: 1, keys: vec![*recovery.public()] };
+        let mut draft = Draft::first([9; 32], "demo.lan", *admin.public(), recovery);
+        for (name, seed) in members {
+            draft.add((*name).into(), *SecretKey::from_seed([*seed; 32]).public(), Role::Member).unwrap();
+            draft.vote(&(*name).into(), true).unwrap();
+        }
+        RosterChain::found(draft.sign(&[&admin]).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_chain_counts_where_there_is_one() {
+        let unsigned = configure(&personality()).unwrap().netd(1);
+        assert_eq!(unsigned.cluster_id, named_cluster("demo"));
+        let kept = chain(&[("a1", 1), ("b1", 12)]);
+        let part = super::configure(&personality(), Ok(Some(&kept))).unwrap().netd(1);
+        assert_eq!((part.cluster_id, part.roster), (kept.cluster(), kept.machines()));
+        let without = super::configure(&personality(), Ok(Some(&chain(&[("b1", 2)])))).unwrap_err();
+        assert!(matches!(without, ConfigError::NotInRoster { .. }), "the list is no way around the chain");
+        let another = super::configure(&personality(), Ok(Some(&chain(&[("a1", 2)])))).unwrap_err();
+        assert!(matches!(another, ConfigError::OtherKey { .. }));
+        let lost = Unusable::Older { mark: crate::roster::mark_of(&kept), found: 0 };
+        let refused = super::configure(&personality(), Err(&lost)).unwrap_err();
+        assert!(refused.to_string().starts_with("the roster on STATE is older than it was"), "{refused}");
     }
 
     #[test]

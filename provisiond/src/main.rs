@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! STATE or SMBIOS --> personality --> config --> parts/netd, host name, bus
-//!                         |             |
+//!                         |             |  ^
+//!                         |             |  +---- roster chain <-- entries handed in on the bus
 //!       boot id --> node record <--- digest          (every arrow into STATE is durable before the next step)
 //! ```
 //! It owns `/state/evenkeel`. A configuration that is refused does not stop it: it stays up and says why on the bus. A
@@ -19,6 +20,7 @@ mod options;
 mod parts;
 mod personality;
 mod records;
+mod roster;
 
 use proto::text::one_line;
 use std::process::ExitCode;

@@ -9,7 +9,7 @@
 //! ```
 //! Strings whose configuration is refused are not stored: a record would keep the mistake after the strings are mended.
 
-use crate::config::{self, ConfigError, Configuration};
+use crate::config::{ConfigError, Configuration};
 use crate::machine::read_bounded;
 use crate::records;
 use proto::personality::{Personality, PersonalityError, STRUCTURE_MAX, oem_strings};
@@ -64,32 +64,40 @@ pub(crate) enum LoadError {
     Strings(#[source] PersonalityError),
 }
 
-/// Finds the personality and the configuration it gives.
+/// Finds the personality and the configuration that `configure` makes of it.
 ///
 /// # Errors
 /// The outer error is for what must end the daemon: STATE cannot keep the personality, or cannot be used at all.
-pub(crate) fn load(state: &Path, smbios: &Path) -> Result<Result<Found, LoadError>, StoreError> {
+pub(crate) fn load(
+    state: &Path,
+    smbios: &Path,
+    configure: impl FnOnce(&Personality) -> Result<Configuration, ConfigError>,
+) -> Result<Result<Found, LoadError>, StoreError> {
     let path = state.join(RECORD);
     match records::open::<Personality>(&path)? {
         Ok(Some(record)) => {
             let personality = record.get().clone();
             info!("personality of {} from STATE", personality.node);
             compare(&personality, smbios);
-            let configuration = config::configure(&personality);
+            let configuration = configure(&personality);
             Ok(Ok(Found { source: Source::State, personality, configuration }))
         }
-        Ok(None) => first_boot(&path, smbios),
+        Ok(None) => first_boot(&path, smbios, configure),
         Err(damage) => Ok(Err(LoadError::Record(damage))),
     }
 }
 
-fn first_boot(path: &Path, smbios: &Path) -> Result<Result<Found, LoadError>, StoreError> {
+fn first_boot(
+    path: &Path,
+    smbios: &Path,
+    configure: impl FnOnce(&Personality) -> Result<Configuration, ConfigError>,
+) -> Result<Result<Found, LoadError>, StoreError> {
     let personality = match read_smbios(smbios) {
         Ok(personality) => personality,
         Err(e) => return Ok(Err(e)),
     };
     info!("personality of {} from SMBIOS", personality.node);
-    let configuration = config::configure(&personality);
+    let configuration = configure(&personality);
     if configuration.is_ok() {
         info!("storing the personality of {} on STATE", personality.node);
         Record::create(path, personality.clone())?;

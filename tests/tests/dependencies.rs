@@ -20,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "evenkeel-netd",
         &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer", "evenkeel-bus", "evenkeel-daemon"],
     ),
-    ("evenkeel-provisiond", &["evenkeel-proto", "evenkeel-store", "evenkeel-bus", "evenkeel-daemon"]),
+    (
+        "evenkeel-provisiond",
+        &["evenkeel-proto", "evenkeel-store", "evenkeel-peer-core", "evenkeel-bus", "evenkeel-daemon"],
+    ),
     ("evenkeel-console", &["evenkeel-proto", "evenkeel-bus", "evenkeel-daemon"]),
     ("evenkeel-demo", &[]),
     ("evenkeel-image", &["evenkeel-proto"]),

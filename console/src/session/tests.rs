@@ -47,7 +47,7 @@ impl Daemons {
             let (_net, seen) = watch::channel(state);
             let net = Interfaces { net: Some(seen), ..Interfaces::default() };
             let row = StateRow { node: "a1".into(), ..StateRow::default() };
-            let (_provision, seen) = watch::channel(ProvisionState { row });
+            let (_provision, seen) = watch::channel(ProvisionState { row, ..ProvisionState::default() });
             let provision = Interfaces { provision: Some(seen), ..Interfaces::default() };
             runtime.block_on(async {
                 tokio::select! {

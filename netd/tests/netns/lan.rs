@@ -4,6 +4,7 @@
 
 use proto::cluster::ClusterFile;
 use proto::envelope;
+use proto::identity::ClusterId;
 use proto::part::{KeySeed, NetdPart};
 use proto::roster::Roster;
 use std::fmt::Write as _;
@@ -234,16 +235,12 @@ impl Lan {
                 Some(format!("02:00:00:00:{number:02x}:{last:02x}")),
             );
         }
-        let mut roster = Roster::new();
-        for n in 1..=NODES {
-            let public = *peer::SecretKey::from_seed([n; 32]).public();
-            roster.insert(format!("n{n}").as_str().into(), public).unwrap();
-        }
         let part = NetdPart {
             node: name.into(),
             cluster: Lan::cluster(),
+            cluster_id: ClusterId([9; 16]),
             key: KeySeed([number; 32]),
-            roster,
+            roster: roster(&[1, 2, 3]),
             boot: 1,
         };
         let directory = self.directory.join(name);
@@ -282,6 +279,16 @@ impl Lan {
         words.find(|word| *word == "lladdr");
         words.next().unwrap_or_default().to_owned()
     }
+}
+
+/// The keys of these nodes.
+fn roster(numbers: &[u8]) -> Roster {
+    let mut roster = Roster::new();
+    for n in numbers {
+        let public = *peer::SecretKey::from_seed([*n; 32]).public();
+        roster.insert(format!("n{n}").as_str().into(), public).unwrap();
+    }
+    roster
 }
 
 /// A process that does nothing but hold a network namespace of its own.
@@ -365,6 +372,21 @@ impl Node {
         let mut netd = self.netd.take().expect("started");
         netd.process.kill().unwrap();
         netd.process.wait().unwrap();
+    }
+
+    /// Puts a part with the keys of these nodes only into the place of the node's part, as provisiond does.
+    pub(crate) fn hand_out_roster(&self, numbers: &[u8]) {
+        let path = self.directory.join("part");
+        let part: NetdPart = envelope::decode(&fs::read(&path).unwrap()).unwrap();
+        let new = self.directory.join("part.new");
+        fs::write(&new, envelope::encode(&NetdPart { roster: roster(numbers), ..part })).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// Waits for its end without asking for it.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let mut netd = self.netd.take().expect("started");
+        wait(&mut netd.process, START_DEADLINE)
     }
 
     /// Asks it to leave and waits for its end.

@@ -133,6 +133,33 @@ fn node_that_dies_or_leaves_is_replaced() {
     });
 }
 
+/// Nobody is started anew for it: the others cut the session within a second, the node itself gives its VIPs up and ends.
+#[test]
+fn node_taken_out_of_the_roster_is_cut_off_and_gives_up() {
+    lan::inside("node_taken_out_of_the_roster_is_cut_off_and_gives_up", || {
+        let lan = Lan::new();
+        let mut nodes = up(&lan, &["n1", "n2"]);
+        serves(&lan, &nodes[0], "p1", TAKEOVER);
+        patiently(TAKEOVER, "a session", || nodes[1].log().contains("session up").then_some(()));
+        let begun = Instant::now();
+        nodes[1].hand_out_roster(&[2, 3]);
+        let cut = || nodes[1].log().contains("its key was taken out of the roster").then_some(());
+        patiently(TAKEOVER, "n2 cuts n1 off", cut);
+        assert!(begun.elapsed() < Duration::from_secs(1), "cut after {:?}", begun.elapsed());
+
+        nodes[0].hand_out_roster(&[2, 3]);
+        assert_eq!(nodes[0].ended().code(), Some(1));
+        let said = "node n1 was taken out of the roster";
+        assert!(nodes[0].log().contains(said), "{}", nodes[0].log());
+        assert_eq!(nodes[0].vips(), [] as [String; 0], "given up before it ended");
+        patiently(TAKEOVER, "n2 has both VIPs", || (nodes[1].vips().len() == 2).then_some(()));
+        // As it is told: not let in again with that key.
+        nodes[0].start();
+        assert_eq!(nodes[0].ended().code(), Some(1));
+        assert!(nodes[0].log().contains("the roster has no key or another one for node n1"));
+    });
+}
+
 #[test]
 fn foreign_hands_are_repaired() {
     lan::inside("foreign_hands_are_repaired", || {

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
+mod roster;
+
 use bus::provision1::{Client, StateRow};
-use ed25519_dalek::SigningKey;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr};
 use nix::sys::socket::{accept, bind, listen, recv, send, socket};
 use nix::unistd::{Pid, close};
+use peer_core::key::SecretKey;
 use proto::control::{Reply, Request};
 use proto::envelope;
 use proto::part::{KeySeed, NetdPart};
@@ -23,7 +25,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use store::Record;
 
-const DEMO: &str = include_str!("../../proto/testdata/demo.toml");
+const DEMO: &str = include_str!("../../../proto/testdata/demo.toml");
 const DEADLINE: Duration = Duration::from_secs(20);
 const BOOT: [&str; 3] = [
     "11111111-aaaa-4aaa-8aaa-000000000001",
@@ -121,7 +123,7 @@ impl Drop for Machine {
 }
 
 fn public(seed: u8) -> String {
-    proto::text::hex(&SigningKey::from_bytes(&[seed; 32]).verifying_key().to_bytes())
+    proto::text::hex(SecretKey::from_seed([seed; 32]).public())
 }
 
 fn strings(cluster: &str) -> Vec<String> {
