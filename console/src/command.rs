@@ -21,6 +21,7 @@ show services          programs on this node
 show boot              this boot and how the ones before it ended
 show log [SERVICE]     last lines of its output, or of init's own (-n LINES)
 restart SERVICE        stop a service and start it again
+roster, cluster init   who belongs to the cluster; \"roster ?\" lists more
 reboot, power-off      stop everything in order (asks first; --yes does not)
 init re-exec [FILE]    init becomes FILE, or itself anew; services run on
 version                the release
@@ -30,8 +31,19 @@ help, ?                this list; \"show ?\" lists what can be shown
 /// What `show ?` prints.
 pub(crate) const HELP_SHOW: &str = "show state|boot|ports|vips|peers|services|log [SERVICE] [-n LINES]\n";
 
+/// What `roster ?` and `cluster ?` print.
+pub(crate) const HELP_ROSTER: &str = "\
+roster show [FOLDER] [--entry]  who belongs here, or in the admin's folder
+roster apply ENTRIES            hand entries in here: hex, a file or a folder
+cluster init FOLDER DOMAIN NAME:KEY...  new keys, first entry (--recovery K/N)
+roster add FOLDER NAME KEY      sign an entry (--role ROLE, --vote)
+roster remove FOLDER NAME       sign one without NAME, which is cut off by it
+roster rotate FOLDER NAME KEY   sign one with another key
+";
+
 /// Words offered by Tab at the first and the second place.
-const VERBS: [&str; 9] = ["exit", "help", "init", "power-off", "reboot", "restart", "show", "version", "?"];
+const VERBS: [&str; 11] =
+    ["cluster", "exit", "help", "init", "power-off", "reboot", "restart", "roster", "show", "version", "?"];
 const SUBJECTS: [&str; 7] = ["boot", "log", "peers", "ports", "services", "state", "vips"];
 
 /// Reads the state of this node and changes what may be changed by hand.
@@ -75,6 +87,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: Init,
     },
+    /// Found a cluster.
+    Cluster {
+        #[command(subcommand)]
+        what: Cluster,
+    },
+    /// Who belongs to the cluster.
+    Roster {
+        #[command(subcommand)]
+        what: Roster,
+    },
     /// The release.
     Version,
     /// List the commands.
@@ -83,6 +105,9 @@ pub(crate) enum Command {
     /// What can be shown; typed as `show ?`.
     #[command(skip)]
     HelpShow,
+    /// What can be done about the roster; typed as `roster ?`.
+    #[command(skip)]
+    HelpRoster,
     /// The shell on the serial console.
     #[command(hide = true)]
     Shell,
@@ -109,6 +134,72 @@ pub(crate) enum Init {
         /// Its absolute path; the running one when left out.
         file: Option<String>,
     },
+}
+
+/// What `cluster` can do.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub(crate) enum Cluster {
+    /// Make the admin's folder: keys and the first signed roster.
+    Init {
+        /// The folder, which is not there yet.
+        folder: String,
+        /// The trust domain.
+        domain: String,
+        /// Members with their keys, `name:key`.
+        members: Vec<String>,
+        /// How many of how many recovery keys can take the admin key's place.
+        #[arg(long, default_value = "2/3")]
+        recovery: String,
+    },
+}
+
+/// What `roster` can do.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub(crate) enum Roster {
+    /// Print who belongs.
+    Show {
+        /// The admin's folder; the node's own roster when left out.
+        folder: Option<String>,
+        /// Print the newest entry as it is handed in.
+        #[arg(long)]
+        entry: bool,
+    },
+    /// Hand entries in to this node.
+    Apply {
+        /// Hex text, a file with it, or the admin's folder.
+        entries: String,
+    },
+    /// Sign an entry that takes somebody in.
+    Add {
+        folder: String,
+        name: String,
+        key: String,
+        #[arg(long, value_enum, default_value_t)]
+        role: Role,
+        /// Its vote counts.
+        #[arg(long)]
+        vote: bool,
+    },
+    /// Sign an entry that takes somebody out.
+    Remove { folder: String, name: String },
+    /// Sign an entry that gives somebody another key.
+    Rotate { folder: String, name: String, key: String },
+}
+
+/// What somebody of the roster is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// An appliance.
+    #[default]
+    Member,
+    /// A machine that only votes.
+    Witness,
+    /// May change things.
+    Operator,
+    /// May look.
+    Viewer,
 }
 
 /// What `show` can print. A beginning of the word is enough.
@@ -154,6 +245,7 @@ pub(crate) fn parse<W: AsRef<str>>(words: &[W]) -> Option<Result<Command, String
     match words {
         [] => None,
         ["show", .., "?" | "-h" | "--help"] => Some(Ok(Command::HelpShow)),
+        ["roster" | "cluster", .., "?" | "-h" | "--help"] => Some(Ok(Command::HelpRoster)),
         [.., "?" | "-h" | "--help"] => Some(Ok(Command::Help)),
         ["-V" | "--version"] => Some(Ok(Command::Version)),
         _ => Some(Line::try_parse_from(words).map(|line| line.command).map_err(|e| explain(&e))),
@@ -209,6 +301,8 @@ pub(crate) fn complete(line: &str) -> (usize, Vec<&'static str>) {
         [] => &VERBS,
         ["show"] => &SUBJECTS,
         ["init"] => &["re-exec"],
+        ["cluster"] => &["init"],
+        ["roster"] => &["add", "apply", "remove", "rotate", "show"],
         _ => &[],
     };
     (start, choices.iter().filter(|c| c.starts_with(&line[start..])).copied().collect())
@@ -248,6 +342,10 @@ mod tests {
             ("power-off --yes", Ok(Command::PowerOff { yes: true })),
             ("init re-exec", Ok(Command::Init { what: Init::ReExec { file: None } })),
             ("init re-exec /i", Ok(Command::Init { what: Init::ReExec { file: Some("/i".into()) } })),
+            ("roster ?", Ok(Command::HelpRoster)),
+            ("cluster init ?", Ok(Command::HelpRoster)),
+            ("roster show", Ok(Command::Roster { what: Roster::Show { folder: None, entry: false } })),
+            ("roster apply 00", Ok(Command::Roster { what: Roster::Apply { entries: "00".into() } })),
             ("version", Ok(Command::Version)),
             ("--version", Ok(Command::Version)),
             ("help", Ok(Command::Help)),
@@ -295,9 +393,10 @@ mod tests {
 
     #[test]
     fn completion() {
-        let table: [(&str, usize, &[&str]); 7] = [
+        let table: [(&str, usize, &[&str]); 8] = [
             ("sh", 0, &["show"]),
             ("re", 0, &["reboot", "restart"]),
+            ("roster r", 7, &["remove", "rotate"]),
             ("show ", 5, &SUBJECTS),
             ("show  p", 6, &["peers", "ports"]),
             ("show ports x", 11, &[]),
@@ -315,6 +414,8 @@ mod tests {
             let line = match verb {
                 "restart" => "restart x",
                 "init" => "init re-exec",
+                "cluster" => "cluster init f demo.lan a1:00",
+                "roster" => "roster show",
                 verb => verb,
             };
             assert!(parsed(line).is_ok(), "{verb}");
@@ -328,7 +429,7 @@ mod tests {
     #[test]
     fn help_fits_a_serial_screen() {
         assert!(HELP.lines().count() <= 20 && HELP.len() <= 1000, "{}", HELP.len());
-        for line in HELP.lines().chain(HELP_SHOW.lines()) {
+        for line in HELP.lines().chain(HELP_SHOW.lines()).chain(HELP_ROSTER.lines()) {
             assert!(line.chars().count() <= 78, "{line}");
         }
     }

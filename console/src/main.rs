@@ -11,6 +11,7 @@
 mod agent;
 mod command;
 mod control;
+mod founder;
 mod init_bus;
 mod lines;
 mod render;

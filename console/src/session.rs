@@ -3,8 +3,9 @@
 //! Every command ends within [`COMMAND_LIMIT`], the time a user takes to answer a question excepted. What a dead daemon
 //! would have told is missing from the output and named in the failure.
 
-use crate::command::{self, Command, Init, Show};
+use crate::command::{self, Cluster, Command, Init, Role, Roster, Show};
 use crate::control::{self, ControlError};
+use crate::founder::{self, Folder, FounderError};
 use crate::render::{self, Overview, Release};
 use bus::net1::NetState;
 use bus::provision1::StateRow;
@@ -57,6 +58,12 @@ pub(crate) enum Failure {
     /// init did not answer or refused.
     #[error("{0}")]
     Init(#[from] ControlError),
+    /// The admin's folder, or what was to be signed or handed in.
+    #[error("{0}")]
+    Founder(#[from] FounderError),
+    /// The roster on STATE is not used.
+    #[error("{0}")]
+    Roster(String),
     /// Several parts are missing; one line each.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Parts(Vec<Failure>),
@@ -116,6 +123,11 @@ impl Session {
         let text = match command {
             Command::Help => command::HELP.to_owned(),
             Command::HelpShow => command::HELP_SHOW.to_owned(),
+            Command::HelpRoster => command::HELP_ROSTER.to_owned(),
+            Command::Cluster { what: Cluster::Init { folder, domain, members, recovery } } => {
+                render::founded(folder, &Folder::found(folder.as_ref(), domain, recovery, members)?)
+            }
+            Command::Roster { what } => self.roster(what)?,
             Command::Version => render::version(&self.release()),
             Command::Show { what: None | Some(Show::State) } => return self.state(out),
             Command::Show { what: Some(what) } => self.show(what)?,
@@ -169,6 +181,60 @@ impl Session {
             }
             Show::State => unreachable!("the state is made of several answers and has its own function"),
         })
+    }
+
+    fn roster(&self, what: &Roster) -> Result<String, Failure> {
+        let open = |folder: &str| Folder::open(folder.as_ref());
+        let (folder, change) = match what {
+            Roster::Show { folder: None, entry } => {
+                let row = self.provision(|client| async move { client.roster().await })?;
+                if !row.error.is_empty() {
+                    return Err(Failure::Roster(row.error));
+                }
+                return Ok(if *entry { render::entry(&row.entry) } else { render::roster(&row) });
+            }
+            Roster::Show { folder: Some(folder), entry } => {
+                let folder = open(folder)?;
+                let newest = folder.chain().newest();
+                return Ok(match entry {
+                    true => render::entry(newest.bytes()),
+                    false => render::roster(&render::roster_row(folder.chain())),
+                });
+            }
+            Roster::Apply { entries } => {
+                let entries = founder::entries(entries)?;
+                let told = self.provision(|client| async move { client.apply_roster(&entries).await })?;
+                return Ok(render::text::printable(&told) + "\n");
+            }
+            Roster::Add { folder, name, key, role, vote } => {
+                let (name, key) = founder::member(name, key)?;
+                let mut opened = open(folder)?;
+                let change = opened.step(|d| d.add(name.clone(), key, role_of(*role))?.vote(&name, *vote))?;
+                (opened, change)
+            }
+            Roster::Remove { folder, name } => {
+                let mut opened = open(folder)?;
+                let change = opened.step(|d| d.remove(&name.as_str().into()))?;
+                (opened, change)
+            }
+            Roster::Rotate { folder, name, key } => {
+                let (name, key) = founder::member(name, key)?;
+                let mut opened = open(folder)?;
+                let change = opened.step(|d| d.rotate(&name, key))?;
+                (opened, change)
+            }
+        };
+        Ok(render::signed(change.number, folder.chain().newest().bytes()))
+    }
+
+    /// One question to provisiond within the command's limit.
+    fn provision<T, F>(&self, question: impl FnOnce(provision1::Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let path = &self.places.provisiond;
+        let asking = async { question(provision1::Client::connect(path, COMMAND_LIMIT).await?).await };
+        Ok(self.runtime.block_on(within(COMMAND_LIMIT, "provisiond", path, asking))?)
     }
 
     /// One question to netd within the command's limit.
@@ -230,6 +296,15 @@ impl Session {
             1 => Err(missing.remove(0)),
             _ => Err(Failure::Parts(missing)),
         }
+    }
+}
+
+fn role_of(role: Role) -> peer_core::roster::Role {
+    match role {
+        Role::Member => peer_core::roster::Role::Member,
+        Role::Witness => peer_core::roster::Role::Witness,
+        Role::Operator => peer_core::roster::Role::Operator,
+        Role::Viewer => peer_core::roster::Role::Viewer,
     }
 }
 

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "evenkeel-provisiond",
         &["evenkeel-proto", "evenkeel-store", "evenkeel-peer-core", "evenkeel-bus", "evenkeel-daemon"],
     ),
-    ("evenkeel-console", &["evenkeel-proto", "evenkeel-bus", "evenkeel-daemon"]),
+    ("evenkeel-console", &["evenkeel-proto", "evenkeel-peer-core", "evenkeel-bus", "evenkeel-daemon"]),
     ("evenkeel-demo", &[]),
     ("evenkeel-image", &["evenkeel-proto"]),
     ("evenkeel-lab", &["evenkeel-proto", "evenkeel-image"]),

@@ -3,11 +3,13 @@
 //! Made for slow serial lines: [`state`] fits 20 lines of 78 columns and 1,000 bytes for a cluster of four nodes and six
 //! VIPs, and stays short for larger ones by naming what needs attention and counting the rest.
 
+mod roster;
 pub(crate) mod text;
 
 use bus::net1::{NetState, PeerRow, PortRow, VipRow};
 use bus::provision1::StateRow;
 use proto::control::{BootInfo, LogLine, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState};
+pub(crate) use roster::{entry, founded, roster, roster_row, signed};
 use std::collections::BTreeMap;
 use text::{COLUMNS, age, bytes, clip, list, paragraph, printable, table};
 

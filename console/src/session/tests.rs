@@ -215,3 +215,30 @@ fn names_versions_and_what_is_not_typed_here() {
     assert_eq!(run(&session, "help"), (command::HELP.into(), None));
     assert_eq!(run(&session, "shell").1.as_deref(), Some("\"shell\" is started by init, not typed here"));
 }
+
+#[test]
+fn a_cluster_is_founded_and_its_roster_changed_by_hand() {
+    let dir = Dir::new();
+    let session = Session::new(places(&dir)).unwrap();
+    let key = |seed: u8| proto::text::hex(peer_core::key::SecretKey::from_seed([seed; 32]).public());
+    let folder = dir.path("admin").display().to_string();
+    let (out, failure) = run(&session, &format!("cluster init {folder} demo.lan a1:{}", key(1)));
+    assert_eq!(failure, None);
+    assert!(out.contains("roster apply 0203") && out.contains("off every node"), "{out}");
+    let (out, failure) = run(&session, &format!("roster add {folder} b1 {} --vote", key(2)));
+    assert_eq!(failure, None);
+    let signed = out.lines().last().unwrap().strip_prefix("roster apply ").unwrap().to_owned();
+    let (out, _) = run(&session, &format!("roster show {folder}"));
+    for expected in ["domain demo.lan", "entry 1, hash ", "b1    member  votes  "] {
+        assert!(out.contains(expected), "{out}");
+    }
+    assert_eq!(run(&session, &format!("roster show {folder} --entry")).0, format!("{signed}\n"));
+    let (_, failure) = run(&session, &format!("roster add {folder} b1 {}", key(3)));
+    let failure = failure.unwrap();
+    assert!(failure.contains("b1 is in the roster already"), "{failure}");
+    let _daemons = Daemons::start(&session.places);
+    assert!(run(&session, "roster show").0.starts_with("no signed roster is kept here"));
+    let (_, failure) = run(&session, &format!("roster apply {signed}"));
+    let failure = failure.unwrap();
+    assert!(failure.contains("provisiond refused ApplyRoster: no roster is kept here"), "{failure}");
+}
