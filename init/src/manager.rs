@@ -716,7 +716,20 @@ fn signal_of(signal: StopSignal) -> Signal {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// To be held by a test for as long as it has a manager: a second one in the same process would collect the first
+    /// one's children, which then waits for them for ever.
+    pub(crate) fn the_only_manager() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use super::testing::the_only_manager;
     use super::*;
     use crate::boot::consoles::testing::Line;
     use crate::boot::recovery::testing::on_lines as recovery_on_lines;
@@ -756,6 +769,7 @@ mod tests {
 
     #[test]
     fn ctrl_alt_del_before_the_loop_starts_nothing() {
+        let _alone = the_only_manager();
         let mut manager = manager("early");
         nix::sys::signal::raise(Signal::SIGINT).unwrap();
         manager.begin();
@@ -766,6 +780,7 @@ mod tests {
 
     #[test]
     fn services_start_beside_the_recovery_prompt_but_not_on_its_terminal() {
+        let _alone = the_only_manager();
         let lines = [Line::new()];
         let recovery = recovery_on_lines(clock::now(), &lines);
         let until = recovery.until();
@@ -790,6 +805,7 @@ mod tests {
 
     #[test]
     fn r_stops_the_services_for_the_rescue_prompt() {
+        let _alone = the_only_manager();
         let lines = [Line::new()];
         // Shown a minute later: a slow machine must not let it end.
         let later = || clock::now() + std::time::Duration::from_secs(60);
@@ -819,6 +835,7 @@ mod tests {
 
     #[test]
     fn a_service_that_dies_is_back_without_an_allocation() {
+        let _alone = the_only_manager();
         let mut manager = manager("death");
         let id = manager.supervisor.find("a").unwrap();
         let ready = |m: &Manager| m.supervisor.rows(clock::now())[0].state == ServiceState::Ready;

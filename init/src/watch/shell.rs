@@ -93,6 +93,7 @@ mod tests {
     use crate::boot::memory::Memory;
     use crate::boot::testdir::TestDir;
     use crate::host::Host;
+    use crate::manager::testing::the_only_manager;
     use crate::manager::{Setup, Tools};
     use crate::service::cgroup::Cgroups;
     use crate::watch::rules::Boot;
@@ -108,6 +109,7 @@ mod tests {
     /// A trial with a netd that falls silent once it is ready, until the watchdog is withheld; what the log says, and
     /// how many milliseconds the failed trial was still fed.
     fn fail_a_trial(memory: Memory) -> (String, u64) {
+        let _alone = the_only_manager();
         let dir = TestDir::new();
         let silent = "command = ['/bin/sh', '-c', 'echo >&$NOTIFY_FD; exec sleep 1000']\nready = 'notify'\nwatchdog_s = 1\n";
         fs::write(dir.path().join("netd.toml"), silent).unwrap();
