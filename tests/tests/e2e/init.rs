@@ -180,7 +180,11 @@ pub(crate) fn ctrl_alt_del(lab: &Lab) -> Outcome {
     lab.press(NODE, Press::CtrlAltDel)?;
     ended(lab, run, "guest-reset", DOWN_LIMIT)?;
     let down = since.elapsed();
-    said_in_order(lab, from, &["reboot asked for by Ctrl-Alt-Del", "STATE: unmounted", "restarting the machine"])?;
+    said_in_order(
+        lab,
+        from,
+        &["reboot asked for by Ctrl-Alt-Del", "STATE: unmounted", "restarting the machine"],
+    )?;
     back(lab, run)?;
     Ok(format!("down after {}, back after {}", seconds(down), seconds(since.elapsed())))
 }
