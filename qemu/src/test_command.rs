@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(budgets.len(), STAGES.len());
         let sum: Duration = budgets.values().sum();
         // 35 minutes are the limit of the finished product on two cores; what is to come needs its share.
-        assert!(sum <= Duration::from_secs(28 * 60), "all stages together: {sum:?}");
+        assert!(sum <= Duration::from_secs(31 * 60), "all stages together: {sum:?}");
     }
 
     #[test]
