@@ -2,6 +2,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 use proto::time::Time;
+use std::time::Duration;
 
 /// Now, since the kernel started.
 pub(crate) fn now() -> Time {
@@ -15,6 +16,12 @@ pub(crate) fn now() -> Time {
 /// Milliseconds since the kernel started.
 pub(crate) fn now_ms() -> u64 {
     now().as_nanos() / 1_000_000
+}
+
+/// `wait` as poll(2) takes it: whole milliseconds, upwards, because a wait cut short would be waited again at once;
+/// at most a minute.
+pub(crate) fn poll_ms(wait: Duration) -> u16 {
+    u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX)
 }
 
 /// Bits that differ from call to call: enough to spread restarts, not for secrets.

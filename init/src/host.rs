@@ -180,8 +180,7 @@ impl Host {
         let feed = self.watchdog.as_ref().map(Watchdog::due);
         let next = until.into_iter().chain(feed).min();
         let wait = next.map_or(WAIT_MAX, |t| t.since(clock::now())).min(WAIT_MAX);
-        // Rounded up, so that a wait never ends just before its deadline and spins.
-        u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX)
+        clock::poll_ms(wait)
     }
 
     /// Waits without an event to wait for. Nothing in the kernel tells when a device has settled, for example.

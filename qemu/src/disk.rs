@@ -149,6 +149,8 @@ fn find_environment(partition: &[u8]) -> Option<(usize, Environment)> {
 mod tests {
     use super::*;
     use crate::dir::testing::TestDir;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
 
     fn disk(dir: &TestDir) -> Disk {
         let path = dir.path().join("disk.qcow2");
@@ -181,12 +183,19 @@ mod tests {
         let mut user = Command::new("qemu-io")
             .args(["-f", "qcow2"])
             .arg(disk.path())
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::null())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("started");
-        let hub = crate::events::Hub::default();
-        let refused = hub.wait(TOOL_LIMIT, Duration::from_millis(10), || disk.write(0, b"x").err());
+        // It answers once it has the disk.
+        let mut answers = BufReader::new(user.stdout.take().expect("piped"));
+        user.stdin.as_mut().expect("piped").write_all(b"length\n").expect("asked");
+        let mut answer = String::new();
+        while !answer.contains("MiB") {
+            answer.clear();
+            assert_ne!(answers.read_line(&mut answer).expect("read"), 0, "it ended");
+        }
+        let refused = disk.write(0, b"x").err();
         user.kill().expect("killed");
         user.wait().expect("reaped");
         let error = refused.expect("refused while it is in use").to_string();

@@ -100,10 +100,9 @@ impl Console {
             match write(&self.fd, rest) {
                 Ok(n) => rest = rest.get(n..).unwrap_or_default(),
                 Err(Errno::EAGAIN) => {
-                    let left = until.since(clock::now()).as_millis();
+                    let left = until.since(clock::now());
                     let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
-                    let timeout = u16::try_from(left).unwrap_or(u16::MAX);
-                    if left == 0 || poll(&mut fds, timeout).unwrap_or(0) == 0 {
+                    if left.is_zero() || poll(&mut fds, clock::poll_ms(left)).unwrap_or(0) == 0 {
                         return;
                     }
                 }
