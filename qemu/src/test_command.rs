@@ -90,20 +90,12 @@ fn commands(stage: &str, lab: &PathBuf, offline: bool) -> Vec<Command> {
     match stage {
         "format" => vec![cargo(&["fmt", "--all", "--check"])],
         "lints" => {
-            vec![cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])]
+            let all = ["--all-targets", "--test", "dependencies", "--test", "e2e"];
+            let words = ["clippy", "--quiet", "--workspace"];
+            vec![cargo(&[&words[..], &all, &["--", "-D", "warnings"]].concat())]
         }
-        "rules" => vec![cargo(&["test", "--quiet", "-p", "evenkeel-tests", "--test", "dependencies"])],
-        "unit" => {
-            let mut others = vec!["test", "--quiet", "-p", "evenkeel-tests", "--lib"];
-            let names = other_tests();
-            for name in &names {
-                others.extend(["--test", name]);
-            }
-            vec![
-                cargo(&["test", "--quiet", "--no-fail-fast", "--workspace", "--exclude", "evenkeel-tests"]),
-                cargo(&others),
-            ]
-        }
+        "rules" => vec![cargo(&["test", "--quiet", "--workspace", "--test", "dependencies"])],
+        "unit" => vec![cargo(&["test", "--quiet", "--no-fail-fast", "--workspace"])],
         "image" => {
             let mut command = Command::new(lab);
             command.arg("prepare");
@@ -112,27 +104,8 @@ fn commands(stage: &str, lab: &PathBuf, offline: bool) -> Vec<Command> {
             }
             vec![command]
         }
-        _ => vec![cargo(&[
-            "test",
-            "--quiet",
-            "-p",
-            "evenkeel-tests",
-            "--test",
-            "e2e",
-            "--",
-            "--test-threads=1",
-        ])],
+        _ => vec![cargo(&["test", "--quiet", "--workspace", "--test", "e2e", "--", "--test-threads=1"])],
     }
-}
-
-/// Test programs of `tests/` that have no stage of their own.
-fn other_tests() -> Vec<String> {
-    let entries =
-        std::fs::read_dir(programs::workspace().join("tests/tests")).into_iter().flatten().flatten();
-    let names = entries.filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".rs")?.to_owned()));
-    let mut names: Vec<String> = names.filter(|name| name != "dependencies").collect();
-    names.sort();
-    names
 }
 
 /// Where failed end-to-end runs leave their serial logs and captures.
