@@ -18,7 +18,7 @@ pub enum Flavour {
 
 impl Flavour {
     /// The metapackage whose dependency is the kernel to take.
-    pub fn metapackage(self) -> &'static str {
+    pub const fn metapackage(self) -> &'static str {
         match self {
             Self::Cloud => "linux-image-6.12-cloud-amd64",
             Self::Generic => "linux-image-6.12-amd64",

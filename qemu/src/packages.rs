@@ -3,9 +3,9 @@
 //! ```text
 //! all there ──────────────────────────────────────────────────────────> done
 //! missing ── offline, or neither root nor `sudo -n` ──────────────────> NeedsPackages (the one line to run)
-//!         └─ (unknown to apt: update) ── install ── works ────────────> done
-//!                                               └── held back by versions no source offers: install the
-//!                                                   sources' versions of those too, with --allow-downgrades
+//!         └─ (these or the kernel unknown to apt: update) ── install ── works ──> done
+//!                   └── held back by versions no source offers, or would take those away: install the sources'
+//!                       versions of those too, with --allow-downgrades
 //! ```
 
 use crate::command::{self, Outcome};
@@ -26,6 +26,10 @@ pub const NEEDED: [&str; 9] = [
     "gdisk",
     "e2fsprogs",
 ];
+
+/// What the image is made of: not installed, but downloaded, so that apt has to know it. A host that lacks programs has
+/// lists as old as itself, and kernels come and go faster than programs.
+const DOWNLOADED: &str = image::Flavour::Cloud.metapackage();
 
 /// A slow mirror may take minutes; apt itself gives up on a dead one long before.
 const APT_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -83,7 +87,7 @@ pub fn ensure(host: &mut dyn Host, offline: bool, progress: &mut dyn Progress) -
         host.run(&words)
     };
 
-    if missing.iter().any(|name| offered(host, name).is_empty()) {
+    if missing.iter().chain([&DOWNLOADED]).any(|name| offered(host, name).is_empty()) {
         progress.detail("updating apt's lists");
         let update = apt(host, &["update"]);
         if !update.ok() {
@@ -92,7 +96,8 @@ pub fn ensure(host: &mut dyn Host, offline: bool, progress: &mut dyn Progress) -
         }
     }
     progress.detail(&format!("installing {}", missing.join(" ")));
-    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    // What is installed stays: apt may find it clever to take one needed package away for another.
+    let mut install = vec!["install", "-y", "--no-install-recommends", "--no-remove"];
     install.extend(&missing);
     let first = apt(host, &install);
     if !first.ok() {
@@ -107,7 +112,8 @@ pub fn ensure(host: &mut dyn Host, offline: bool, progress: &mut dyn Progress) -
             told.join(", ")
         ));
         let pinned: Vec<String> = pins.iter().map(|p| format!("{}={}", p.name, p.offered)).collect();
-        let mut install = vec!["install", "-y", "--no-install-recommends", "--allow-downgrades"];
+        let mut install =
+            vec!["install", "-y", "--no-install-recommends", "--no-remove", "--allow-downgrades"];
         install.extend(missing.iter().filter(|name| !pins.iter().any(|p| p.name == **name)));
         install.extend(pinned.iter().map(String::as_str));
         let second = apt(host, &install);
@@ -266,7 +272,7 @@ mod tests {
         let last = ran.last().expect("ran");
         assert_eq!(
             last,
-            "env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends ovmf"
+            "env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends --no-remove ovmf"
         );
         assert!(
             told.iter().any(|line| line.starts_with("warn") && line.contains("foreign source")),
@@ -279,14 +285,21 @@ mod tests {
 
     #[test]
     fn known_packages_need_no_update() {
-        let script = vec![
+        let mut script = vec![
             ("dpkg-query", installed_but(&["ovmf"])),
             ("madison ovmf", says(" ovmf | 2022.11-6 | a source Packages\n")),
+            ("madison linux-image", says(" linux-image | 6.12.1 | a source Packages\n")),
             ("install -y", says("")),
         ];
-        let (result, ran, _) = try_it(true, false, script);
-        result.expect("installed");
-        assert!(!ran.iter().any(|line| line.contains("update")), "{ran:?}");
+        let updates = |script: &[_]| {
+            let (result, ran, _) = try_it(true, false, script.to_vec());
+            result.expect("installed");
+            ran.iter().filter(|line| line.ends_with(" update")).count()
+        };
+        assert_eq!(updates(&script), 0);
+        let kernel = script.iter().position(|(part, _)| part.contains("linux")).expect("there");
+        script.remove(kernel);
+        assert_eq!(updates(&script), 1, "a kernel nobody knows is looked for");
     }
 
     #[test]
@@ -310,13 +323,13 @@ mod tests {
             ]
         };
         let mut works = script();
-        works.push(("install -y --no-install-recommends --allow-downgrades", says("")));
+        works.push(("install -y --no-install-recommends --no-remove --allow-downgrades", says("")));
         let (result, ran, told) = try_it(true, false, works);
         result.expect("installed");
         let last = ran.last().expect("ran");
         assert!(
             last.ends_with(
-                "install -y --no-install-recommends --allow-downgrades qemu-system-x86 qemu-utils=1:7.2"
+                "install -y --no-install-recommends --no-remove --allow-downgrades qemu-system-x86 qemu-utils=1:7.2"
             ),
             "{last}"
         );
