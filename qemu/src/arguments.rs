@@ -14,6 +14,9 @@ pub const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 pub const AGENT_PORT: &str = "agent-port";
 /// The other one.
 pub const FAULTS_PORT: &str = "faults-port";
+/// The device that a free slot takes: keys, for whose driver the image waits until they are there.
+pub const PLUGGED_IN: [(&str, &str); 3] =
+    [("driver", "virtio-keyboard-pci"), ("id", "keys"), ("bus", "free")];
 /// Below this the firmware spins without a word.
 pub const MEMORY_MIB: u32 = 256;
 
@@ -53,6 +56,8 @@ pub struct MachineSpec {
     pub watchdog: Watchdog,
     /// Whether it has a second serial line.
     pub second_serial: bool,
+    /// Whether it has a slot for [`PLUGGED_IN`].
+    pub free_slot: bool,
     /// Whether QEMU goes on after a reset; otherwise it ends.
     pub resets_in_place: bool,
 }
@@ -111,9 +116,19 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     line.add("-chardev", &format!("socket,id=faults,fd={}", fds.faults));
     line.add("-device", &format!("virtserialport,id={FAULTS_PORT},chardev=faults,name=org.evenkeel.fault"));
 
-    if spec.watchdog == Watchdog::I6300esb {
-        line.add("-device", "i6300esb,addr=0x03");
+    let watchdogs: &[&str] = match spec.watchdog {
+        Watchdog::None => &[],
+        Watchdog::I6300esb => &["0x03"],
+        Watchdog::Two => &["0x03", "0x07"],
+    };
+    for slot in watchdogs {
+        line.add("-device", &format!("i6300esb,addr={slot}"));
+    }
+    if !watchdogs.is_empty() {
         line.add("-action", "watchdog=reset");
+    }
+    if spec.free_slot {
+        line.add("-device", "pcie-root-port,id=free,chassis=1,addr=0x08");
     }
     line.add("-device", "virtio-rng-pci,addr=0x04");
     line.add("-smbios", &format!("type=1,serial={},uuid={}", spec.node, spec.uuid));
@@ -200,6 +215,7 @@ mod tests {
             personality: vec!["/l/id-0".into(), "/l/id-1".into()],
             watchdog: Watchdog::I6300esb,
             second_serial: false,
+            free_slot: false,
             resets_in_place: false,
         }
     }
@@ -238,6 +254,12 @@ mod tests {
         let usual = text(&spec());
         let none = text(&MachineSpec { watchdog: Watchdog::None, ..spec() });
         assert_eq!(none, usual.replace("-device i6300esb,addr=0x03 -action watchdog=reset ", ""));
+        let one = "-device i6300esb,addr=0x03 ";
+        let two = text(&MachineSpec { watchdog: Watchdog::Two, ..spec() });
+        assert_eq!(two, usual.replace(one, &format!("{one}-device i6300esb,addr=0x07 ")));
+        let free = text(&MachineSpec { free_slot: true, ..spec() });
+        let port = "-device pcie-root-port,id=free,chassis=1,addr=0x08 ";
+        assert_eq!(free, usual.replace("-device virtio-rng-pci", &format!("{port}-device virtio-rng-pci")));
         let in_place = text(&MachineSpec { resets_in_place: true, ..spec() });
         assert_eq!(in_place, usual.replace("-no-reboot ", ""));
         let second = text(&MachineSpec { second_serial: true, ..spec() });

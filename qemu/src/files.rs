@@ -118,6 +118,7 @@ impl Files<'_> {
             personality: (0..4).map(|index| dir.join(format!("id-{index}"))).collect(),
             watchdog: variant.watchdog,
             second_serial: variant.second_serial,
+            free_slot: variant.free_slot,
             resets_in_place: variant.resets_in_place,
         })
     }
@@ -127,7 +128,7 @@ impl Files<'_> {
     fn environments(&self, dir: &Path, disk: &Path, variant: &Variant) -> Result<(), LabError> {
         let note = dir.join("loader");
         let wanted = match variant.watchdog {
-            Watchdog::I6300esb => variant.kernel_words.trim().to_owned(),
+            Watchdog::I6300esb | Watchdog::Two => variant.kernel_words.trim().to_owned(),
             Watchdog::None => format!("(no watchdog) {}", variant.kernel_words.trim()),
         };
         if std::fs::read_to_string(&note).unwrap_or_default() == wanted {
@@ -141,7 +142,7 @@ impl Files<'_> {
             words => format!("{own} {words}"),
         };
         let watchdog_s = match (variant.watchdog, base.environments.first()) {
-            (Watchdog::I6300esb, Some((_, Ok(environment)))) => environment.watchdog_s,
+            (Watchdog::I6300esb | Watchdog::Two, Some((_, Ok(environment)))) => environment.watchdog_s,
             _ => 0,
         };
         Disk::at(disk).change_environments(|environment| {

@@ -279,6 +279,11 @@ impl Lab {
         self.machine(node)?.press(press)
     }
 
+    /// Puts a device into a node's free slot, if its variant has one.
+    pub fn plug_in(&self, node: &str) -> Result<(), LabError> {
+        self.machine(node)?.plug_in()
+    }
+
     /// A node's disk, to be looked at and damaged while the node is off.
     pub fn disk(&self, node: &str) -> Result<Disk, LabError> {
         self.machine(node)?;

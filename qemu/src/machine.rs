@@ -15,7 +15,7 @@
 //! nothing outlives it, not even when the lab's process is killed. Unplugged links stay unplugged over restarts.
 
 use crate::agent::Agent;
-use crate::arguments::{AGENT_PORT, Descriptors, FAULTS_PORT, MachineSpec, arguments};
+use crate::arguments::{AGENT_PORT, Descriptors, FAULTS_PORT, MachineSpec, PLUGGED_IN, arguments};
 use crate::error::LabError;
 use crate::events::Hub;
 use crate::qmp::{Qmp, QmpEvent};
@@ -128,6 +128,7 @@ enum Order {
     Thaw,
     Press(Press),
     Link { nic: String, up: bool },
+    PlugIn,
     Quit,
 }
 
@@ -226,6 +227,11 @@ impl Machine {
     /// Plugs a cable in or out: the guest sees its carrier change within 10 ms.
     pub fn link(&self, nic: &str, up: bool) -> Result<(), LabError> {
         self.order(Order::Link { nic: nic.to_owned(), up })
+    }
+
+    /// Puts a device into its free slot; the guest notices in its own time.
+    pub fn plug_in(&self) -> Result<(), LabError> {
+        self.order(Order::PlugIn)
     }
 
     /// Ends it for good: every later order is refused.
@@ -327,6 +333,12 @@ impl Owner {
                 let (command, arguments) = press.command();
                 self.control(command, &arguments)?;
                 self.tell(press.word());
+                Ok(())
+            }
+            Order::PlugIn => {
+                let device = PLUGGED_IN.into_iter().map(|(key, value)| (key.to_owned(), value.into()));
+                self.control("device_add", &serde_json::Value::Object(device.collect()))?;
+                self.tell("keys plugged in");
                 Ok(())
             }
             Order::Link { nic, up } => {

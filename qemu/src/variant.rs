@@ -2,7 +2,7 @@
 //!
 //! | part | where it takes effect |
 //! |---|---|
-//! | watchdog, second serial line, resets in place | QEMU's command line ([`crate::arguments`]) |
+//! | watchdog, second serial line, free slot, resets in place | QEMU's command line ([`crate::arguments`]) |
 //! | kernel words; no watchdog for the loader either | the loader's environments on the node's disk ([`crate::disk`]) |
 //!
 //! The boot file's own command line is sealed into it. The loader passes its environment's instead when there is one,
@@ -17,6 +17,8 @@ pub enum Watchdog {
     /// Intel's 6300ESB, as the image's driver expects it.
     #[default]
     I6300esb,
+    /// Two of them: the loader starts one.
+    Two,
     /// None, and the loader is told so: it would refuse to start a system otherwise.
     None,
 }
@@ -31,6 +33,8 @@ pub struct Variant {
     pub kernel_words: String,
     /// A second serial line, `ttyS1` in the guest.
     pub second_serial: bool,
+    /// A free PCI Express slot that takes a device while the machine runs.
+    pub free_slot: bool,
     /// A reset leaves QEMU's process alone, so that devices keep what real ones keep over a reset: the watchdog knows
     /// that it was the one. Usually each run has a process of its own.
     pub resets_in_place: bool,

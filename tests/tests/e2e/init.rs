@@ -27,16 +27,17 @@ const PROGRAMS: [&str; 5] = ["provisiond", "netd", "demo-web", "keel", "lab-faul
 /// busy host.
 const RESET_LIMIT: Duration = Duration::from_secs(60);
 
+/// Without a watchdog, with a slot for what comes later.
 pub(crate) fn no_watchdog() -> Variant {
-    Variant { watchdog: Watchdog::None, ..Variant::default() }
+    Variant { watchdog: Watchdog::None, free_slot: true, ..Variant::default() }
 }
 
-/// A watchdog of few seconds that knows after the reset that it was the one.
-pub(crate) fn short_watchdog() -> Variant {
-    Variant { resets_in_place: true, ..Variant::with_words("evenkeel.watchdog=6") }
+/// Two watchdogs of few seconds, one of which the loader has started. They know after the reset that it was one of them.
+pub(crate) fn short_watchdogs() -> Variant {
+    Variant { watchdog: Watchdog::Two, resets_in_place: true, ..Variant::with_words("evenkeel.watchdog=6") }
 }
 
-/// The same, on the first boot of a slot that is not committed.
+/// One of them, on the first boot of a slot that is not committed.
 pub(crate) fn trial() -> Variant {
     Variant { resets_in_place: true, ..Variant::with_words("evenkeel.watchdog=6 evenkeel.trial") }
 }
@@ -215,7 +216,8 @@ pub(crate) fn power_button(lab: &Lab) -> Outcome {
     Ok(format!("off after {}", seconds(down)))
 }
 
-/// A machine without a watchdog boots, serves and says that it has none.
+/// A machine without a watchdog boots, serves and says that it has none. A device that is plugged in while it runs gets
+/// its driver.
 pub(crate) fn without_watchdog(lab: &Lab) -> Outcome {
     lab.power_on(NODE)?;
     back(lab, 0)?;
@@ -230,10 +232,19 @@ pub(crate) fn without_watchdog(lab: &Lab) -> Outcome {
         }
     }
     let state = lab.keel(NODE, "show state")?;
-    match state.contains("no watchdog") {
-        true => Ok("serves, and says so".to_owned()),
-        false => Err(format!("`show state` does not say that there is no watchdog:\n{state}").into()),
+    if !state.contains("no watchdog") {
+        return Err(format!("`show state` does not say that there is no watchdog:\n{state}").into());
     }
+    let keys = "virtio_input";
+    if lab.fault(NODE, "read /proc/modules")?.contains(keys) {
+        return Err("the driver of keys is there before keys are".into());
+    }
+    let since = Instant::now();
+    lab.plug_in(NODE)?;
+    lab.expect_within(BACK_LIMIT, "the driver of what was plugged in", || {
+        lab.fault(NODE, "read /proc/modules").is_ok_and(|modules| modules.contains(keys))
+    })?;
+    Ok(format!("serves, and says so; driver of what was plugged in after {}", seconds(since.elapsed())))
 }
 
 /// What `keel show boot` must say after a start that ended the way `words` tell.
@@ -243,6 +254,32 @@ fn told_of_last_boot(lab: &Lab, words: &str) -> Result<(), Box<dyn Error>> {
         true => Ok(()),
         false => Err(format!("`show boot` does not say {words:?}:\n{boot}").into()),
     }
+}
+
+/// Services do not end and nobody waits for them: Ctrl-Alt-Del seven times restarts the node at once. The next boot is
+/// led to the rescue prompt and from there goes on.
+pub(crate) fn forced_restart_and_recovery(lab: &Lab) -> Outcome {
+    let run = lab.power(NODE)?.starts;
+    lab.fault(NODE, "signal demo-web STOP")?;
+    let since = Instant::now();
+    for _ in 0..7 {
+        lab.press(NODE, Press::CtrlAltDel)?;
+    }
+    ended(lab, run, "guest-reset", DOWN_LIMIT)?;
+    let down = since.elapsed();
+    let serial = lab.serial(NODE)?;
+    lab.expect_within(REBOOT_LIMIT, "the next boot", || lab.power(NODE).is_ok_and(|s| s.starts == run + 1))?;
+    let offered = serial.wait_for(lab.power(NODE)?.boot, "press r within", REBOOT_LIMIT)?;
+    let mut console = UnixStream::connect(lab.dir().join(NODE).join("con"))?;
+    console.write_all(b"r")?;
+    let rescue = serial.wait_for(offered, "rescue> ", REBOOT_LIMIT)?;
+    console.write_all(b"disks\r")?;
+    let listed = serial.wait_for(rescue, "STATE", REBOOT_LIMIT)?;
+    serial.wait_for(listed, "rescue> ", REBOOT_LIMIT)?;
+    console.write_all(b"retry\r")?;
+    back(lab, run)?;
+    told_of_last_boot(lab, "forced")?;
+    Ok(format!("restarted after {}, then rescue prompt and on", seconds(down)))
 }
 
 /// PID 1 hangs: the watchdog resets the machine. After the third time the node starts neither netd nor provisiond, so

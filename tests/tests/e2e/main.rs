@@ -10,7 +10,7 @@
 //! [`vips::RUNS`] runs, told by the lab's probing host: an echo every 10 ms, and a question to all stations every 100 ms
 //! who owns a VIP. Two owners of any VIP fail the scenario, but for the time from a thaw until the cluster has settled.
 //!
-//! `cargo test -p evenkeel-tests --test e2e -- NAME` runs the scenarios whose names contain NAME; `--list` lists all.
+//! `cargo test --workspace --test e2e -- NAME` runs the scenarios whose names contain NAME; `--list` lists all.
 //! The last line is `N passed, N failed`. Names that choose nothing are other tests' and no mistake.
 
 mod boot;
@@ -50,7 +50,7 @@ const fn scenario(name: &'static str, on: On) -> Scenario {
     Scenario { name, on }
 }
 
-const SCENARIOS: [Scenario; 22] = [
+const SCENARIOS: [Scenario; 23] = [
     scenario("v16_every_vip_is_served_after_power_on", On::Cluster(vips::served_after_power_on)),
     scenario("v01_port_pulled", On::Cluster(vips::port_pulled)),
     scenario("v02_all_ports_of_a_node_pulled", On::Cluster(vips::all_ports_of_a_node_pulled)),
@@ -69,9 +69,10 @@ const SCENARIOS: [Scenario; 22] = [
     scenario("b12_another_init_takes_over", On::Node(init::re_exec)),
     scenario("b13_full_state", On::Node(init::full_state)),
     scenario("b14_crashed_pid_1_restarts", On::Node(init::crashed_pid_1)),
+    scenario("b18_forced_restart_and_recovery", On::Node(init::forced_restart_and_recovery)),
     scenario("b10_without_watchdog", On::NewNode(init::no_watchdog, init::without_watchdog)),
     scenario("b15_damaged_state_is_repaired", On::NewNode(Variant::default, init::damaged_state_is_repaired)),
-    scenario("b16_hung_pid_1_is_reset_thrice", On::NewNode(init::short_watchdog, init::hung_pid_1)),
+    scenario("b16_hung_pid_1_is_reset_thrice", On::NewNode(init::short_watchdogs, init::hung_pid_1)),
     scenario("b17_hung_netd_on_trial_is_reset", On::NewNode(init::trial, init::hung_netd_on_trial)),
 ];
 
