@@ -1,6 +1,7 @@
 //! The life of one node: reboot, power, damage to its disk.
 
 use crate::world::{MOVE_LIMIT, Outcome, REBOOT_LIMIT, World, at_most, holder, outage, whole};
+use image::uki;
 use lab::events::Hub;
 use lab::lab::Lab;
 use lab::machine::State;
@@ -8,6 +9,9 @@ use lab::table::seconds;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+/// As much of a slot as holds its boot file.
+const SLOT_READ: u64 = 48 << 20;
 
 pub(crate) fn reboot_hands_over(world: &World) -> Outcome {
     let lab = &world.lab;
@@ -76,6 +80,34 @@ pub(crate) fn cut_and_boot(lab: &Lab) -> Outcome {
     let state = lab.keel("n1", "show state")?;
     let boot = state.lines().find(|l| l.starts_with("boot")).unwrap_or("no boot line").to_owned();
     Ok(format!("power cut after {cuts:?} writes, then it serves; {boot}"))
+}
+
+/// Bytes near the end of the boot file's initramfs are not what they were. The kernel runs PID 1 on what it could unpack;
+/// that finds the damage, starts nothing from it and says so.
+pub(crate) fn damaged_initramfs(lab: &Lab) -> Outcome {
+    // The disk is made at the first power on.
+    lab.power_on("n1")?;
+    lab.power_off("n1")?;
+    let disk = lab.disk("n1")?;
+    let slot = disk.partition("SLOT-A")?;
+    let bytes = disk.read(slot.start, slot.size.min(SLOT_READ))?;
+    // The only file of the slot is in one piece and begins on a sector.
+    let found = (0..bytes.len()).step_by(512).find_map(|at| {
+        let sections = uki::sections(bytes.get(at..)?).ok()?;
+        let initrd = sections.into_iter().find(|section| section.name == ".initrd")?;
+        Some(at as u64 + u64::from(initrd.offset) + u64::from(initrd.size) * 9 / 10)
+    });
+    let place = found.ok_or("no boot file with an initramfs in SLOT-A")?;
+    disk.write(slot.start + place / 512 * 512, &[0x55; 512])?;
+
+    let serial = lab.serial("n1")?;
+    let before = serial.position();
+    lab.power_on("n1")?;
+    let step = "Evenkeel cannot start: verifying the system's own files failed";
+    let said = serial.wait_for(before, step, REBOOT_LIMIT)?;
+    serial.wait_for(said, "rescue> ", REBOOT_LIMIT)?;
+    let why = serial.text_since(said);
+    Ok(why.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason").to_owned())
 }
 
 /// STATE is no file system any more: the console says so and takes commands.
