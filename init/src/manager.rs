@@ -34,6 +34,7 @@ use crate::service::unit::{Refusal, StopSignal, Unit};
 use crate::service::{ServiceId, load};
 use crate::shutdown::{End, Shutdown, Step};
 use crate::sys::child::{self, ExecStep, Whom};
+use crate::sys::netlink::Netlink;
 use crate::watch::rules::{self, Boot, Watch};
 use crate::watchdog::Search;
 use crate::{clock, ring, sys};
@@ -67,6 +68,8 @@ pub(crate) struct Setup {
 pub(crate) struct Inherited {
     pub(crate) control: Option<Server>,
     pub(crate) keeper: Option<Keeper>,
+    /// The fence's way to the kernel.
+    pub(crate) netlink: Option<Netlink>,
     /// By service name.
     pub(crate) kept: BTreeMap<String, Kept>,
 }
@@ -169,7 +172,7 @@ impl Manager {
             shutdown: None,
             check: None,
             events: tools.events,
-            fence: fence::Shell::open(),
+            fence: fence::Shell::open(inherited.netlink),
             store: Store::default(),
             watch,
             recording: None,
@@ -196,6 +199,9 @@ impl Manager {
         }
         if let Some(server) = &self.control {
             add(self.events.add(server.listener(), Source::Listener));
+            for (number, fd) in server.clients() {
+                add(self.events.add(fd, Source::Client(number)));
+            }
         }
         for (index, launch) in (0..).zip(&self.launches) {
             if let Some(capture) = launch.as_ref().ok().and_then(|l| l.capture.as_ref()) {
@@ -602,6 +608,8 @@ impl Manager {
                         keeper.ended(pid);
                     }
                     self.devices_process_ended(pid);
+                    // Killed because its service is none any more: it may have been adding an address.
+                    self.fence_process_ended(pid);
                     self.reexec_check_ended(pid, &how);
                 }
             }

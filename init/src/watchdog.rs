@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use proto::control::WatchdogInfo;
 use proto::time::Time;
+use serde::{Deserialize, Serialize};
 
 use crate::reexec::state;
 use crate::sys;
@@ -81,12 +82,13 @@ impl Watchdog {
 
     /// One that another program opened.
     pub(crate) fn resume(device: OwnedFd, saved: &state::Watchdog) -> Watchdog {
-        Watchdog { device: device.into(), info: saved.info.clone(), due: saved.due, withheld: false }
+        Watchdog { device: device.into(), info: saved.info.clone(), due: saved.due, withheld: saved.withheld }
     }
 
     /// What another program needs to go on.
     pub(crate) fn save(&self) -> state::Watchdog {
-        state::Watchdog { device: self.device.as_raw_fd(), info: self.info.clone(), due: self.due }
+        let (info, device) = (self.info.clone(), self.device.as_raw_fd());
+        state::Watchdog { device, info, due: self.due, withheld: self.withheld }
     }
 
     /// What the driver says of itself.
@@ -144,7 +146,8 @@ impl Watchdog {
     }
 }
 
-/// Looks for a watchdog that was not there at boot.
+/// Looks for a watchdog that was not there at boot. It goes along when another program takes over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Search {
     next: Time,
     left: u32,

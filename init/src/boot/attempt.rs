@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -79,6 +79,16 @@ impl Attempt {
         receive(&self.reader)
     }
 
+    /// One that another program began, whose child `pid` answers to `reader`.
+    pub(crate) fn resume(reader: OwnedFd, pid: u32) -> Attempt {
+        Attempt { reader, pid }
+    }
+
+    /// What another program needs to go on: the descriptor and the child.
+    pub(crate) fn save(&self) -> (RawFd, u32) {
+        (self.reader.as_raw_fd(), self.pid)
+    }
+
     /// Kills the child. It may be beyond reach of signals; it is left behind either way.
     pub(crate) fn give_up(self) {
         let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
@@ -117,7 +127,7 @@ fn receive(reader: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>), String> {
     let unreadable = |e: nix::errno::Errno| format!("unreadable answer: {}", e.desc());
     let mut answer = vec![0; ANSWER_MAX];
     let mut parts = [IoSliceMut::new(&mut answer)];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut control = nix::cmsg_space!([RawFd; 1]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message =
         recvmsg::<()>(reader.as_raw_fd(), &mut parts, Some(&mut control), flags).map_err(unreadable)?;

@@ -82,6 +82,29 @@ impl Memory {
         self.asked_by = Some(who.to_owned());
     }
 
+    /// One with something in every field.
+    #[cfg(test)]
+    pub(crate) fn full() -> Memory {
+        use proto::boot::{BootEnd, BootEntry, Fault};
+        let text = str::to_owned;
+        let entry = BootEntry { count: 1, slot: text("A"), ran_s: 2, ended: BootEnd::PowerOrReset };
+        let info = BootInfo {
+            count: 2,
+            boot_id: text("id"),
+            slot: text("B"),
+            history: vec![entry],
+            watchdog_resets: 3,
+            machine_id: text("m"),
+            machine_id_from: text("STATE"),
+            seed: text("s"),
+            clock: text("c"),
+            last_fault: Some(Fault { count: 1, text: text("f") }),
+            not_recorded: text("n"),
+        };
+        let directory = Some(PathBuf::from("/state/init"));
+        Memory { info, directory, machine: [1; 16], noted: 4, asked_by: Some(text("who")) }
+    }
+
     /// One that is kept in `directory`.
     #[cfg(test)]
     pub(crate) fn in_directory(directory: &Path) -> Memory {

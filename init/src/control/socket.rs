@@ -21,6 +21,7 @@ use proto::envelope::{self, HEADER_LEN, Message};
 use proto::time::Time;
 
 use crate::events::{Events, Source};
+use crate::reexec::state;
 use crate::sys;
 use crate::sys::socket::Descriptors;
 
@@ -31,7 +32,8 @@ const RESERVED: usize = 4;
 /// A client that says nothing for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// The listening socket and its clients.
+/// The listening socket and its clients. All go along when another program takes over: a service that feeds the fence
+/// over its connection does not notice.
 pub(crate) struct Server {
     listener: OwnedFd,
     clients: BTreeMap<u32, Client>,
@@ -39,12 +41,19 @@ pub(crate) struct Server {
     next: u32,
 }
 
-struct Client {
+pub(crate) struct Client {
     socket: OwnedFd,
     /// The process that connected.
     pid: u32,
     /// When to close it.
     until: Time,
+}
+
+impl Client {
+    /// One that another program has admitted.
+    pub(crate) fn resume(socket: OwnedFd, saved: &state::Client) -> Client {
+        Client { socket, pid: saved.pid, until: saved.until }
+    }
 }
 
 impl Server {
@@ -62,12 +71,29 @@ impl Server {
         bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listen(&listener, Backlog::new(16)?)?;
-        Ok(Server::resume(listener))
+        Ok(Server::resume(listener, BTreeMap::new(), 0))
     }
 
-    /// A server on a socket that listens already.
-    pub(crate) fn resume(listener: OwnedFd) -> Server {
-        Server { listener, clients: BTreeMap::new(), next: 0 }
+    /// A server on a socket that listens already, with the clients it has, by number; `next` was given to none yet.
+    pub(crate) fn resume(listener: OwnedFd, clients: BTreeMap<u32, Client>, next: u32) -> Server {
+        Server { listener, clients, next }
+    }
+
+    /// What another program needs to go on.
+    pub(crate) fn save(&self) -> state::Control {
+        let client = |(number, c): (&u32, &Client)| state::Client {
+            number: *number,
+            socket: c.socket.as_raw_fd(),
+            pid: c.pid,
+            until: c.until,
+        };
+        let clients = self.clients.iter().map(client).collect();
+        state::Control { listener: self.listener.as_raw_fd(), next: self.next, clients }
+    }
+
+    /// What tells that [`Server::receive`] has something to do, for each client there is from the beginning.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        self.clients.iter().map(|(number, client)| (*number, client.socket.as_fd()))
     }
 
     /// The listening descriptor.

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use proto::control::{FenceAddress, FenceInfo, InterfaceRef, Reply};
 use proto::time::Time;
 
-use super::state::{Action, BATCH_MAX, Caller, Fence, Outcome, Pass, Refused};
+use super::state::{Action, BATCH_MAX, Caller, Fence, Outcome, Pass, Refused, Saved};
 use crate::clock;
 use crate::manager::Manager;
 use crate::sys;
@@ -35,20 +35,20 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    /// Opens the netlink socket. Without one every registration is refused.
-    pub(crate) fn open() -> Shell {
-        let netlink = Netlink::open().map_err(|error| sys::errno_text(&error));
+    /// Opens the netlink socket, unless another program has left one. Without one every registration is refused.
+    pub(crate) fn open(left: Option<Netlink>) -> Shell {
+        let netlink = left.map_or_else(Netlink::open, Ok).map_err(|error| sys::errno_text(&error));
         Shell { fence: Fence::new(), netlink, failures: 0 }
+    }
+
+    /// The netlink socket, if there is one.
+    pub(crate) fn netlink(&self) -> Option<&Netlink> {
+        self.netlink.as_ref().ok()
     }
 
     /// When [`Manager::fence_timeout`] is due.
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
         self.fence.next_wakeup()
-    }
-
-    /// How many addresses are registered.
-    pub(crate) fn count(&self) -> usize {
-        self.fence.count()
     }
 
     /// The connection that may be silent for as long as its deadline lets it.
@@ -200,11 +200,25 @@ impl Manager {
 
     /// The fence, for people.
     pub(crate) fn fence_info(&self) -> FenceInfo {
-        let name = self.fence.fence.service().and_then(|id| self.supervisor.unit(id));
-        self.fence.fence.info(clock::now(), name.map(|unit| unit.name.as_str()))
+        self.fence.fence.info(clock::now(), self.fenced_service())
     }
 
-    /// The process `pid` has ended and was collected.
+    /// The fence, for another program. How often it has failed to delete does not go along: that is said once more.
+    pub(crate) fn fence_save(&self) -> Saved {
+        self.fence.fence.save(self.fenced_service())
+    }
+
+    /// Goes on with the fence that another program has left.
+    pub(crate) fn fence_resume(&mut self, saved: &Saved) {
+        self.fence.fence = Fence::resume(clock::now(), saved, |name| self.supervisor.find(name));
+    }
+
+    fn fenced_service(&self) -> Option<&str> {
+        let id = self.fence.fence.service()?;
+        self.supervisor.unit(id).map(|unit| unit.name.as_str())
+    }
+
+    /// The process `pid` has ended and was collected; also one whose service is none any more.
     pub(crate) fn fence_process_ended(&mut self, pid: u32) {
         let action = self.fence.fence.process_ended(clock::now(), pid);
         self.fence_perform(action);

@@ -19,6 +19,7 @@
 //! - *Deleting* goes in batches, so that other events get their turn. What the kernel does not delete is tried again;
 //!   it is never given up, because an address that stays may be answered for twice.
 //! - A feed's deadline is an instant, not a duration: one that lay in a queue does not last longer for that.
+//! - *Another program* that takes over as PID 1 goes on in the same state, with the same instants ([`Saved`]).
 //!
 //! After registration nothing here sets memory aside.
 
@@ -30,6 +31,7 @@ use proto::control::{
     FenceRow, FenceState, INTERFACE_NAME_MAX, InterfaceRef,
 };
 use proto::time::Time;
+use serde::{Deserialize, Serialize};
 
 use crate::service::ServiceId;
 
@@ -94,31 +96,21 @@ pub(crate) enum Refused {
     TooManyInterfaces,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
+    #[default]
     Idle,
     /// `until`: when the owner's word ends.
-    Armed {
-        until: Time,
-    },
+    Armed { until: Time },
     /// `since`: the missed deadline. `until`: when to delete without waiting any longer.
-    Killing {
-        pid: u32,
-        since: Time,
-        until: Time,
-    },
+    Killing { pid: u32, since: Time, until: Time },
     /// `cursor`: the first entry that was not looked at in this pass. `unreaped`: a killed process that has not ended.
     /// `retry`: when to begin the next pass.
-    Deleting {
-        since: Time,
-        unreaped: Option<u32>,
-        cursor: usize,
-        retry: Option<Time>,
-    },
+    Deleting { since: Time, unreaped: Option<u32>, cursor: usize, retry: Option<Time> },
 }
 
 /// The process that answers for the addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
     /// The connection it feeds over. Numbers are not used again: when it has ended, nobody can feed over it.
@@ -132,7 +124,7 @@ struct Owner {
     holder: Option<Holder>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Entry {
     /// A place in `Fence::interfaces`.
     interface: u8,
@@ -171,6 +163,48 @@ pub(crate) struct Fence {
     last: Option<FenceReport>,
 }
 
+/// All that another program needs to go on. The service by name: numbers may differ there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    state: State,
+    service: Option<String>,
+    holder: Option<Holder>,
+    interfaces: Vec<InterfaceRef>,
+    entries: Vec<Entry>,
+    feeds: u64,
+    deleted: u32,
+    absent: u32,
+    failed: Option<i32>,
+    last: Option<FenceReport>,
+}
+
+impl Saved {
+    /// Whether nothing is registered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
+    /// Whether a fence can go on from it.
+    ///
+    /// # Errors
+    /// What contradicts itself.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let bounded =
+            self.entries.len() <= FENCE_ADDRESSES_MAX && self.interfaces.len() <= FENCE_INTERFACES_MAX;
+        let in_order = self.entries.is_sorted_by(|a, b| a.key() < b.key());
+        let placed = self.entries.iter().all(|e| usize::from(e.interface) < self.interfaces.len());
+        match () {
+            () if !bounded => Err("it has more fenced addresses or interfaces than there may be"),
+            () if !in_order => Err("its fenced addresses are not in their order"),
+            () if !placed => Err("a fenced address is on an interface that it does not list"),
+            () if self.is_idle() != self.entries.is_empty() => {
+                Err("its fence has addresses without a deadline, or a deadline without addresses")
+            }
+            () => Ok(()),
+        }
+    }
+}
+
 /// What a pass over the addresses came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
@@ -196,6 +230,56 @@ impl Fence {
             failed: None,
             last: None,
         }
+    }
+
+    /// What another program needs to go on; `name` is that of [`Fence::service`].
+    pub(crate) fn save(&self, name: Option<&str>) -> Saved {
+        Saved {
+            state: self.state,
+            service: name.map(str::to_owned),
+            holder: self.owner.and_then(|owner| owner.holder),
+            interfaces: self.interfaces.clone(),
+            entries: self.entries.clone(),
+            feeds: self.feeds,
+            deleted: self.deleted,
+            absent: self.absent,
+            failed: self.failed,
+            last: self.last,
+        }
+    }
+
+    /// Goes on from what another program has left; `find` gives the number of the service with this name. When there
+    /// is no such service any more its word ends now; the shell has killed its process.
+    pub(crate) fn resume(now: Time, saved: &Saved, find: impl Fn(&str) -> Option<ServiceId>) -> Fence {
+        let mut entries = Vec::new();
+        if !saved.entries.is_empty() {
+            // As at a registration: nothing needs memory from here on.
+            entries.reserve_exact(FENCE_ADDRESSES_MAX);
+            entries.extend_from_slice(&saved.entries);
+        }
+        let owner = saved.service.as_deref().and_then(find);
+        let mut fence = Fence {
+            state: saved.state,
+            owner: owner.map(|service| Owner { service, holder: saved.holder }),
+            interfaces: saved.interfaces.clone(),
+            entries,
+            feeds: saved.feeds,
+            deleted: saved.deleted,
+            absent: saved.absent,
+            failed: saved.failed,
+            last: saved.last,
+        };
+        if let (None, State::Armed { until }) = (owner, saved.state) {
+            let since = until.min(now);
+            match saved.holder {
+                Some(Holder { pid, .. }) => {
+                    fence.state = State::Killing { pid, since, until: now + REAP_MAX };
+                }
+                // Asked for again by the next timeout, which is due at once.
+                None => drop(fence.begin_pass(since, None)),
+            }
+        }
+        fence
     }
 
     /// Registers `addresses` on `interface`, adopts what the service's former life registered, and feeds.
@@ -434,11 +518,14 @@ impl Fence {
 
     /// Whether `caller` may register and release now.
     fn may_change(&self, caller: Caller) -> Result<(), Refused> {
-        let Some(owner) = &self.owner else { return Ok(()) };
-        match (self.state, owner.holder) {
-            (State::Killing { .. } | State::Deleting { .. }, _) => Err(Refused::Busy),
-            _ if owner.service != caller.service => Err(Refused::Taken(self.entries.len())),
-            (_, Some(holder)) if holder.pid != caller.pid => Err(Refused::OtherProcess(holder.pid)),
+        if matches!(self.state, State::Killing { .. } | State::Deleting { .. }) {
+            return Err(Refused::Busy);
+        }
+        match &self.owner {
+            Some(owner) if owner.service != caller.service => Err(Refused::Taken(self.entries.len())),
+            Some(Owner { holder: Some(holder), .. }) if holder.pid != caller.pid => {
+                Err(Refused::OtherProcess(holder.pid))
+            }
             _ => Ok(()),
         }
     }
@@ -522,6 +609,46 @@ fn word(now: Time, until: Time) -> Result<(), Refused> {
 /// The longest word that is taken at `now`.
 fn furthest(now: Time) -> Time {
     now + Duration::from_nanos(FENCE_AHEAD_NS_MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// One for each state, with something in every field.
+    pub(crate) fn all_saved() -> Vec<Saved> {
+        let at = Time::from_nanos;
+        // A new variant does not compile here: it belongs into the list below.
+        let _ = |state| match state {
+            State::Idle | State::Armed { .. } | State::Killing { .. } | State::Deleting { .. } => {}
+        };
+        let idle = Saved {
+            feeds: 300,
+            last: Some(FenceReport { at_ms: 1, deleted: 2, absent: 3, took_us: 4 }),
+            ..Saved::default()
+        };
+        let entry = |address: &str, prefix, gone| {
+            let address = FenceAddress { address: address.parse().expect("an address"), prefix };
+            Entry { interface: 0, address, gone }
+        };
+        let armed = Saved {
+            state: State::Armed { until: at(5) },
+            service: Some("netd".to_owned()),
+            holder: Some(Holder { pid: 7, client: 1 }),
+            interfaces: vec![InterfaceRef { index: 2, name: "eth0".to_owned() }],
+            entries: vec![entry("10.9.0.1", 32, false), entry("fd09::1", 128, true)],
+            deleted: 1,
+            absent: 2,
+            failed: Some(16),
+            ..idle.clone()
+        };
+        let with = |state| Saved { state, ..armed.clone() };
+        let killing = with(State::Killing { pid: 7, since: at(5), until: at(6) });
+        let deleting =
+            with(State::Deleting { since: at(5), unreaped: Some(7), cursor: 1, retry: Some(at(8)) });
+        let orphaned = Saved { holder: None, ..armed.clone() };
+        vec![idle, armed, orphaned, killing, deleting]
+    }
 }
 
 #[cfg(test)]

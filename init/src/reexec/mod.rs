@@ -5,9 +5,15 @@
 //!                                |                                                     |
 //!                                +-- it fails, or CHECK_LIMIT: refused                 +-- execve fails: goes on
 //! ```
-//! What cannot be made again goes along: processes with their pidfds, listening sockets, the pipes with what is still in them, the
-//! unfinished lines and the rings, the control socket, the watchdog, the log keeper. Descriptors keep their numbers;
-//! the state says what each one is. Clients of the control socket have to connect again.
+//! What cannot be made again goes along: processes with their pidfds, listening sockets, the pipes with what is still
+//! in them, the unfinished lines and the rings, memory kept for services, the control socket with its clients, the
+//! watchdog, the log keeper. So does what was promised: the fence's addresses and deadline, the rules of a trial, a
+//! watchdog that is not fed any more, a degraded boot. Instants stay what they are. Descriptors keep their numbers;
+//! the state says what each one is.
+//!
+//! What can be made again does not: a child that loads modules for devices is left to itself, and the next program
+//! looks at all devices anew, also at one whose module hung before. The recovery prompt, which is shown for 3 s at
+//! most, refuses the hand-over: its keys are on their way to the program that shows it.
 //!
 //! The program is tried before it is trusted: a child runs it on a copy of the state, and only its word that it can
 //! read all of it lets it become PID 1. Nothing has changed until then.

@@ -8,13 +8,14 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::{execve, pipe2, read};
-use proto::control::{LastExit, Reply, WatchState};
+use proto::control::{LastExit, Reply};
 use proto::time::Time;
 
 use super::state::{self, State};
 use super::{CHECK_ARGUMENT, CHECK_LIMIT, CHECK_PASSED, RESUME_ARGUMENT, SELF};
+use crate::boot::attempt::Attempt;
 use crate::boot::memory;
-use crate::control::socket::Server;
+use crate::control::socket::{Client, Server};
 use crate::host::Host;
 use crate::manager::{Inherited, Manager, Setup, Tools};
 use crate::service::ServiceId;
@@ -22,9 +23,10 @@ use crate::service::cgroup::Cgroups;
 use crate::service::keeper::Keeper;
 use crate::service::output::Capture;
 use crate::service::spawn::{Kept, Process, nonblocking};
+use crate::service::supervisor::Life;
 use crate::sys::child::{self, Descriptors, ExecStep, PASSED_FD, Program};
-use crate::watch::rules::Boot;
-use crate::watchdog::{Search, TIMEOUT_DEFAULT_S, Watchdog};
+use crate::sys::netlink::Netlink;
+use crate::watchdog::Watchdog;
 use crate::{clock, sys};
 
 /// A program that is being tried.
@@ -136,24 +138,11 @@ impl Manager {
         self.host.log.error(format_args!("cannot become {}: {why}; going on", check.path));
     }
 
-    /// What the next program would not know keeps this one: addresses nobody would delete, memory that would be lost, a
-    /// trial that would be fed.
+    /// A key that is pressed at the prompt is for the program that shows it.
     fn may_hand_over(&self) -> Result<(), String> {
-        if self.fence.count() > 0 {
-            let count = self.fence.count();
-            return Err(format!(
-                "{count} addresses are registered with the fence, which does not go along yet"
-            ));
-        }
-        if self.recovery.is_some() {
-            return Err("the recovery prompt is on the console; try again in a few seconds".to_owned());
-        }
-        if !self.store.is_empty() {
-            return Err("memory is kept for a service, which does not go along yet".to_owned());
-        }
-        match self.watch.info(clock::now()).state {
-            WatchState::Committed => Ok(()),
-            state => Err(format!("this boot is {state}; that does not go along yet")),
+        match &self.recovery {
+            None => Ok(()),
+            Some(_) => Err("the recovery prompt is on the console; try again in a few seconds".to_owned()),
         }
     }
 
@@ -199,6 +188,7 @@ impl Manager {
                 }),
                 output: launch.and_then(|l| l.capture.as_ref()).map(Capture::save),
                 sockets: launch.map(|l| l.sockets.iter().map(number).collect()).unwrap_or_default(),
+                memory: self.store.take(id).map(|fd| fd.as_raw_fd()),
             })
         };
         State {
@@ -209,13 +199,88 @@ impl Manager {
             machine: self.setup.machine,
             state_device: self.setup.state_device.clone(),
             services: (0..).map(ServiceId).map_while(service).collect(),
-            listener: self.control.as_ref().map(|c| c.listener().as_raw_fd()),
+            control: self.control.as_ref().map(Server::save),
             keeper: self.keeper.as_ref().map(Keeper::save),
+            fence: self.fence_save(),
+            netlink: self.fence.netlink().map(|netlink| {
+                let (socket, sequence) = netlink.save();
+                state::Netlink { socket, sequence }
+            }),
+            watch: self.watch.save(),
+            recording: self.recording.as_ref().map(|attempt| {
+                let (reader, pid) = attempt.save();
+                state::Recording { reader, pid }
+            }),
             watchdog: self.host.watchdog.as_ref().map(Watchdog::save),
+            watchdog_search: self.watchdog_search.clone(),
             memory: self.host.memory.clone(),
             crash_file: sys::crash::file(),
             log: self.host.log.ring.content(),
         }
+    }
+}
+
+/// The descriptors of a state, owned, with what each one is.
+struct Taken {
+    watchdog: Option<Watchdog>,
+    crash_file: Option<File>,
+    recording: Option<Attempt>,
+    services: Vec<Service>,
+    inherited: Inherited,
+}
+
+/// A service of the program before, as far as it is not in [`Inherited`].
+struct Service {
+    name: String,
+    life: Life,
+    process: Option<Process>,
+    memory: Option<OwnedFd>,
+}
+
+impl Taken {
+    /// Takes every descriptor that `state` names.
+    ///
+    /// # Errors
+    /// Which one is not there.
+    fn from(state: &State) -> Result<Taken, String> {
+        let own =
+            |fd: RawFd| sys::inherit(fd).map_err(|e| format!("descriptor {fd}: {}", sys::errno_text(&e)));
+        let optional = |fd: Option<RawFd>| fd.map(own).transpose();
+        let mut inherited = Inherited::default();
+        if let Some(c) = &state.control {
+            let client = |c: &state::Client| Ok((c.number, Client::resume(own(c.socket)?, c)));
+            let clients = c.clients.iter().map(client).collect::<Result<_, String>>()?;
+            inherited.control = Some(Server::resume(own(c.listener)?, clients, c.next));
+        }
+        if let Some(k) = &state.keeper {
+            let socket = optional(k.socket)?;
+            inherited.keeper = state.logs.as_deref().map(|logs| Keeper::resume(logs, socket, k));
+        }
+        if let Some(n) = &state.netlink {
+            inherited.netlink = Some(Netlink::resume(own(n.socket)?, n.sequence));
+        }
+        let mut services = Vec::new();
+        for s in &state.services {
+            let process = |p: &state::Process| -> Result<Process, String> {
+                let (report, notify) = (optional(p.report)?, optional(p.notify)?);
+                Ok(Process { pid: p.pid, pidfd: own(p.pidfd)?, report, notify })
+            };
+            let capture = |o: &state::Output| -> Result<Capture, String> {
+                Ok(Capture::resume(own(o.reader)?, own(o.writer)?, o))
+            };
+            let capture = s.output.as_ref().map(capture).transpose()?;
+            let sockets = s.sockets.iter().map(|fd| own(*fd)).collect::<Result<_, _>>()?;
+            inherited.kept.insert(s.name.clone(), Kept { capture, sockets });
+            let process = s.process.as_ref().map(process).transpose()?;
+            let memory = optional(s.memory)?;
+            services.push(Service { name: s.name.clone(), life: s.life.clone(), process, memory });
+        }
+        let recording = state.recording.as_ref();
+        let recording = recording.map(|r| own(r.reader).map(|fd| Attempt::resume(fd, r.pid))).transpose()?;
+        let watchdog = state.watchdog.as_ref();
+        let watchdog = watchdog.map(|w| own(w.device).map(|fd| Watchdog::resume(fd, w))).transpose()?;
+        let crash_file = optional(state.crash_file)?.map(File::from);
+        Ok(Taken { watchdog, crash_file, recording, services, inherited })
     }
 }
 
@@ -224,84 +289,41 @@ impl Manager {
 /// # Errors
 /// Why that is not possible; the host is given back to end the machine with.
 pub(crate) fn resume(mut host: Host, tools: Tools, state: State) -> Result<Manager, Box<(Host, String)>> {
-    let own = |fd: RawFd| sys::inherit(fd).map_err(|e| format!("descriptor {fd}: {}", sys::errno_text(&e)));
-    let optional = |fd: Option<RawFd>| fd.map(own).transpose();
     let began = clock::now();
-    let taken = || -> Result<_, String> {
-        let watchdog = state.watchdog.as_ref().map(|w| own(w.device).map(|fd| Watchdog::resume(fd, w)));
-        let keeper = state.keeper.as_ref().map(|k| optional(k.socket).map(|fd| (fd, k)));
-        let mut services = Vec::new();
-        for s in &state.services {
-            let process = match &s.process {
-                None => None,
-                Some(p) => Some(Process {
-                    pid: p.pid,
-                    pidfd: own(p.pidfd)?,
-                    report: optional(p.report)?,
-                    notify: optional(p.notify)?,
-                }),
-            };
-            let capture = match &s.output {
-                None => None,
-                Some(o) => Some(Capture::resume(own(o.reader)?, own(o.writer)?, o)),
-            };
-            let sockets = s.sockets.iter().map(|fd| own(*fd)).collect::<Result<_, _>>()?;
-            services.push((s.name.as_str(), s.life.clone(), process, Kept { capture, sockets }));
-        }
-        let crash_file = optional(state.crash_file)?.map(File::from);
-        Ok((watchdog.transpose()?, keeper.transpose()?, optional(state.listener)?, services, crash_file))
-    };
-    let (watchdog, keeper, listener, services, crash_file) = match taken() {
+    let taken = match Taken::from(&state) {
         Ok(taken) => taken,
         Err(why) => return Err(Box::new((host, why))),
     };
-    host.watchdog = watchdog;
-    host.memory = state.memory.clone();
-    if let Some(file) = crash_file {
+    host.watchdog = taken.watchdog;
+    host.memory = state.memory;
+    if let Some(file) = taken.crash_file {
         memory::resume_crash_file(&host, file);
     }
     let cgroups = state.cgroup_mount.as_deref().map_or_else(Cgroups::none, |mount| Cgroups::new(mount).0);
     let setup = Setup {
-        run: state.run.clone(),
-        services: state.services_directory.clone(),
-        logs: state.logs.clone(),
+        run: state.run,
+        services: state.services_directory,
+        logs: state.logs,
         cgroups,
-        watchdog_search: state.machine.then(|| Search::new(began, TIMEOUT_DEFAULT_S)),
-        // A trial and a degraded machine do not hand over.
-        boot: Boot::default(),
-        // Nor does a program with the recovery prompt.
+        watchdog_search: state.watchdog_search,
+        boot: state.watch.boot,
+        // A program that shows the prompt does not hand over.
         recovery: None,
-        state_device: state.state_device.clone(),
+        state_device: state.state_device,
         machine: state.machine,
     };
-    let mut kept_by_name = std::collections::BTreeMap::new();
-    let mut lives = Vec::new();
-    for (name, life, process, kept) in services {
-        kept_by_name.insert(name.to_owned(), kept);
-        lives.push((name, life, process));
+    let mut manager = Manager::with(host, tools, setup, taken.inherited);
+    manager.watch.resume(&state.watch);
+    manager.fence_resume(&state.fence);
+    let count = taken.services.len();
+    for service in taken.services {
+        manager.take_over(service);
     }
-    let inherited = Inherited {
-        control: listener.map(Server::resume),
-        keeper: keeper.zip(state.logs.as_deref()).map(|((fd, k), logs)| Keeper::resume(logs, fd, k)),
-        kept: kept_by_name,
-    };
-    let mut manager = Manager::with(host, tools, setup, inherited);
-    for (name, life, process) in lives {
-        let Some(id) = manager.supervisor.find(name) else {
-            // Its file is gone: nobody would ever stop it. It is collected like any orphan.
-            if let Some(process) = process {
-                manager.host.log.warn(format_args!("{name} is no service any more: killing it"));
-                let _ = child::signal(process.pidfd.as_fd(), Signal::SIGKILL as i32);
-            }
-            continue;
-        };
-        manager.supervisor.resume(id, life);
-        if let Some(process) = process {
-            manager.adopt(id, process);
-        }
+    if let Some(attempt) = taken.recording {
+        manager.await_recording(Ok(attempt));
     }
     let took = clock::now().since(began).as_micros();
-    manager.host.log.info(format_args!("took over {} services in {took} us", state.services.len()));
+    manager.host.log.info(format_args!("took over {count} services in {took} us"));
     Ok(manager)
 }
 
@@ -310,6 +332,27 @@ impl Manager {
     fn answer(&mut self, client: u32, reply: &Reply) {
         if let Some(server) = &mut self.control {
             server.reply(client, reply, &self.events);
+        }
+    }
+
+    /// Goes on with a service, as far as it is still one.
+    fn take_over(&mut self, Service { name, life, process, memory }: Service) {
+        let Some(id) = self.supervisor.find(&name) else {
+            // Its file is gone: nobody would ever stop it. It is collected like any orphan.
+            if let Some(process) = process {
+                self.host.log.warn(format_args!("{name} is no service any more: killing it"));
+                let _ = child::signal(process.pidfd.as_fd(), Signal::SIGKILL as i32);
+            }
+            return;
+        };
+        self.supervisor.resume(id, life);
+        if let Some(process) = process {
+            self.adopt(id, process);
+        }
+        if let Some(memory) = memory.filter(|_| self.supervisor.unit(id).is_some_and(|u| u.keeps_memory))
+            && let Err(why) = self.store.keep(id, memory)
+        {
+            self.host.log.error(format_args!("{name}: its memory is lost: {why}"));
         }
     }
 

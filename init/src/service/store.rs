@@ -1,7 +1,8 @@
 //! Memory that outlives the service it belongs to: one sealed memfd for each service with `keeps_memory = true`.
 //!
 //! A service hands it over while it runs (`proto::control::Request::KeepMemory`); its next life finds it as the
-//! descriptor named in `STORE_FD`, also after a crash, because init holds it. What it holds is the service's
+//! descriptor named in `STORE_FD`, also after a crash, because init holds it, and the program that takes over from
+//! init after it. What it holds is the service's
 //! business: init neither reads nor writes it, so that it costs PID 1 a descriptor and no memory.
 
 use std::collections::BTreeMap;
@@ -39,11 +40,6 @@ impl Store {
         }
         self.kept.insert(service, memory);
         Ok(size)
-    }
-
-    /// Whether nothing is kept.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.kept.is_empty()
     }
 
     /// What the next process of `service` is to inherit. It stays kept.

@@ -185,6 +185,50 @@ pub(crate) struct Life {
     last_exit: Option<LastExit>,
 }
 
+/// One for each state and for each thing in it.
+#[cfg(test)]
+pub(crate) fn all_lives() -> Vec<Life> {
+    // A new variant does not compile here: it belongs into the list below.
+    let _ = |state: &State, next: &Next, exit: &LastExit| match (state, next, exit) {
+        (
+            State::Waiting
+            | State::Starting { .. }
+            | State::Ready
+            | State::Stopping { .. }
+            | State::Backoff { .. }
+            | State::Finished
+            | State::Stopped,
+            Next::Restart | Next::Policy | Next::Rest,
+            LastExit::Code(_) | LastExit::Signal(_) | LastExit::NotStarted(_),
+        ) => {}
+    };
+    let at = Time::from_nanos;
+    let stopping = |next| State::Stopping { deadline: at(300), killed: true, next };
+    let states = [
+        (State::Waiting, None),
+        (State::Starting { deadline: at(300) }, None),
+        (State::Ready, Some(LastExit::Signal(9))),
+        (stopping(Next::Restart), None),
+        (stopping(Next::Policy), None),
+        (stopping(Next::Rest), None),
+        (State::Backoff { until: at(300) }, Some(LastExit::NotStarted("why".to_owned()))),
+        (State::Finished, Some(LastExit::Code(-1))),
+        (State::Stopped, None),
+    ];
+    let life = |(state, last_exit)| Life {
+        state,
+        since: at(5),
+        pid: Some(7),
+        starts: 2,
+        failures: 1,
+        attempted: true,
+        was_ready: true,
+        not_executed: Some("no such file".to_owned()),
+        last_exit,
+    };
+    states.into_iter().map(life).collect()
+}
+
 /// All accepted services.
 pub(crate) struct Supervisor {
     /// In name order; a service's number is its place.

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -54,7 +54,18 @@ impl Netlink {
         let protocol = SockProtocol::NetlinkRoute;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        Ok(Netlink { socket, sequence: 1, requests: Vec::with_capacity(DELETIONS_MAX * MESSAGE_MAX) })
+        Ok(Netlink::resume(socket, 1))
+    }
+
+    /// One that another program opened; `sequence` is that of its next message, so that no old answer is taken for a
+    /// new one.
+    pub(crate) fn resume(socket: OwnedFd, sequence: u32) -> Netlink {
+        Netlink { socket, sequence, requests: Vec::with_capacity(DELETIONS_MAX * MESSAGE_MAX) }
+    }
+
+    /// What another program needs to go on: the socket and the sequence number.
+    pub(crate) fn save(&self) -> (RawFd, u32) {
+        (self.socket.as_raw_fd(), self.sequence)
     }
 
     /// Deletes up to [`DELETIONS_MAX`] addresses; further ones are not looked at. Returns an errno for each, 0 for

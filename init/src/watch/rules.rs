@@ -18,12 +18,15 @@
 //!   the kernel may still hang. After [`RESETS_MAX`] resets within ten running minutes netd and provisiond are not
 //!   started: the node holds no address, stays where it is, and a person can look at it.
 //!
+//! Another program that takes over as PID 1 goes on by the same instants ([`Saved`]): nobody gets more time by it.
+//!
 //! It does not judge whether a trial is good, only whether it is alive; committing is provisiond's business.
 
 use std::time::Duration;
 
 use proto::control::{WatchInfo, WatchRow, WatchState};
 use proto::time::Time;
+use serde::{Deserialize, Serialize};
 
 use crate::service::ServiceId;
 
@@ -38,7 +41,7 @@ pub(crate) const TRIAL_READY_MAX: Duration = Duration::from_secs(180);
 pub(crate) const RECORD_MAX: Duration = Duration::from_secs(2);
 
 /// What is known of this boot before services are started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     /// Whether this is the first boot of a slot that is not committed.
     pub(crate) trial: bool,
@@ -64,8 +67,9 @@ pub(crate) enum Order {
     Withhold,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
+    #[default]
     Committed,
     Trial,
     /// `until`: when to go on without the record.
@@ -82,7 +86,7 @@ enum State {
 }
 
 /// Where a service is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Life {
     NotReady { since: Time },
     Ready { heard: Time },
@@ -122,6 +126,15 @@ impl Service {
     }
 }
 
+/// All that another program needs to go on. What its own files say of a service, its limit above all, counts there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) boot: Boot,
+    state: State,
+    /// By service name.
+    lives: Vec<(String, Life)>,
+}
+
 /// The rules of one boot.
 pub(crate) struct Watch {
     boot: Boot,
@@ -157,6 +170,27 @@ impl Watch {
         }
         services.sort_by(|a, b| a.name.cmp(&b.name));
         Watch { boot, state, services, over: false }
+    }
+
+    /// What another program needs to go on. None does on the way down.
+    pub(crate) fn save(&self) -> Saved {
+        let lives = self.services.iter().map(|s| (s.name.clone(), s.life)).collect();
+        Saved { boot: self.boot, state: self.state.clone(), lives }
+    }
+
+    /// Goes on, after [`Watch::new`] with the boot of `saved`, from what another program has left. A service that it
+    /// did not watch has its time from `new` on.
+    pub(crate) fn resume(&mut self, saved: &Saved) {
+        self.state = saved.state.clone();
+        for service in &mut self.services {
+            let life = saved.lives.iter().find(|(name, _)| *name == service.name).map(|(_, life)| *life);
+            match life {
+                // Its file is gone since, and its process with it.
+                Some(Life::Ready { .. }) if service.id.is_none() => {}
+                Some(life) => service.life = life,
+                None => {}
+            }
+        }
     }
 
     /// The service has become ready, or has written a line after that.
@@ -291,6 +325,43 @@ fn why(now: Time, service: &Service) -> String {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// One for each state.
+    pub(crate) fn all_saved() -> Vec<Saved> {
+        // A new variant does not compile here: it belongs into the list below.
+        let _ = |state: &State, life: &Life| match (state, life) {
+            (
+                State::Committed
+                | State::Trial
+                | State::Recording { .. }
+                | State::Withheld { .. }
+                | State::Degraded,
+                Life::NotReady { .. } | Life::Ready { .. },
+            ) => {}
+        };
+        let lives = vec![
+            ("netd".to_owned(), Life::Ready { heard: Time::from_nanos(300) }),
+            ("provisiond".to_owned(), Life::NotReady { since: Time::from_nanos(2) }),
+        ];
+        let reason = "silent".to_owned();
+        let states = [
+            State::Committed,
+            State::Trial,
+            State::Recording { reason: reason.clone(), until: Time::from_nanos(9) },
+            State::Withheld { reason, done: true },
+            State::Degraded,
+        ];
+        let saved = |state: State| {
+            let boot = Boot { trial: !matches!(state, State::Committed | State::Degraded), resets: 3 };
+            Saved { boot, state, lives: lives.clone() }
+        };
+        states.into_iter().map(saved).collect()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -303,13 +374,27 @@ mod tests {
     }
 
     fn watch(trial: bool, resets: u32) -> Watch {
+        watch_from(at(0), Boot { trial, resets })
+    }
+
+    fn watch_from(now: Time, boot: Boot) -> Watch {
         let services = [
             ("netd", NETD, Some(Duration::from_secs(2))),
             ("provisiond", PROVISIOND, None),
             ("other", OTHER, Some(Duration::from_secs(5))),
             ("console", ServiceId(3), None),
         ];
-        Watch::new(at(0), Boot { trial, resets }, services.into_iter())
+        Watch::new(now, boot, services.into_iter())
+    }
+
+    /// As another program finds it that takes over at `now`.
+    fn over(watch: &Watch, now: Time) -> Watch {
+        let saved = watch.save();
+        let mut next = watch_from(now, saved.boot);
+        next.resume(&saved);
+        assert_eq!((next.save(), next.next_wakeup()), (saved, watch.next_wakeup()));
+        assert_eq!(format!("{:?}", next.info(now)), format!("{:?}", watch.info(now)));
+        next
     }
 
     fn orders(watch: &mut Watch, now: Time) -> Vec<Order> {
@@ -417,6 +502,58 @@ mod tests {
         assert_eq!(info.state, WatchState::Degraded);
         assert!(info.reason.starts_with("the watchdog has reset the machine 3 times"), "{}", info.reason);
         assert!(w.end_trial().is_err());
+    }
+
+    #[test]
+    fn a_trial_runs_out_at_the_same_instant_in_another_program() {
+        let mut w = watch(true, 0);
+        w.progress(at(10), PROVISIOND);
+        w.progress(at(1000), NETD);
+        for ms in [1000, 2000, 2999, 3000] {
+            w = over(&w, at(ms));
+            assert_eq!(orders(&mut w, at(ms)), []);
+        }
+        let reason = "netd made no progress for 2 s of the trial";
+        assert_eq!(w.next_order(at(3001)), Some(Order::Record(reason.to_owned())));
+        w = over(&w, at(3500));
+        assert_eq!(w.end_trial(), Err(format!("the trial has failed: {reason}")));
+        assert_eq!(orders(&mut w, at(3500)), kill(NETD, 2500));
+        w.ended(at(3501), NETD);
+        assert_eq!((orders(&mut w, at(5000)), w.next_wakeup()), (vec![], Some(at(5001))));
+        w.recorded();
+        w = over(&w, at(5000));
+        assert_eq!(orders(&mut w, at(5000)), [Order::Withhold], "given by the one that is there");
+        w = over(&w, at(5001));
+        assert_eq!((orders(&mut w, at(900_000)), withheld(&w)), (vec![], true), "and once");
+
+        let mut late = watch(true, 0);
+        late.progress(at(0), NETD);
+        late.progress(at(1500), NETD);
+        let mut late = over(&late, at(1600));
+        assert_eq!(late.end_trial(), Ok(()));
+        let mut late = over(&late, at(1700));
+        assert_eq!(late.info(at(1700)).state, WatchState::Committed, "the boot's word is not asked again");
+        assert_eq!(orders(&mut late, at(3501)), kill(NETD, 2001));
+        let degraded = over(&watch(false, 3), at(5));
+        assert_eq!(degraded.info(at(5)).state, WatchState::Degraded);
+    }
+
+    #[test]
+    fn services_may_come_and_go_between_two_programs() {
+        let mut w = watch(true, 0);
+        w.progress(at(1000), NETD);
+        let services = [("new", NETD, Some(Duration::from_secs(1))), ("provisiond", OTHER, None)];
+        let mut next = Watch::new(at(2000), w.save().boot, services.into_iter());
+        next.resume(&w.save());
+        let since: Vec<_> = next.services.iter().map(|s| (s.name.as_str(), s.since())).collect();
+        assert_eq!(since, [("netd", at(2000)), ("new", at(2000)), ("provisiond", at(0))]);
+        let reason = "provisiond was not ready for 180 s of the trial".to_owned();
+        assert_eq!(orders(&mut next, at(180_001)), [Order::Record(reason)]);
+        let mut next = Watch::new(at(2000), w.save().boot, services.into_iter());
+        next.resume(&w.save());
+        next.progress(at(2000), OTHER);
+        let reason = "the trial has no service netd".to_owned();
+        assert_eq!(orders(&mut next, at(182_001)), [Order::Record(reason)]);
     }
 
     #[test]

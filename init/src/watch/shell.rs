@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 
 use super::rules::{Order, RECORD_MAX};
+use crate::boot::attempt::Attempt;
 use crate::clock;
 use crate::events::Source;
 use crate::manager::Manager;
@@ -35,16 +36,20 @@ impl Manager {
 
     /// Has a child write the reason to the disk; PID 1 goes on meanwhile.
     fn begin_recording(&mut self, reason: &str) {
-        let begun = self.host.memory.record_failed_trial(reason).and_then(|attempt| {
-            match self.events.add(attempt.fd(), Source::Recording) {
-                Ok(()) => Ok(attempt),
-                Err(errno) => {
-                    attempt.give_up();
-                    Err(format!("cannot wait for it: {}", errno.desc()))
-                }
+        let begun = self.host.memory.record_failed_trial(reason);
+        self.await_recording(begun);
+    }
+
+    /// Waits for a child that was begun, here or by the program before.
+    pub(crate) fn await_recording(&mut self, begun: Result<Attempt, String>) {
+        let awaited = begun.and_then(|attempt| match self.events.add(attempt.fd(), Source::Recording) {
+            Ok(()) => Ok(attempt),
+            Err(errno) => {
+                attempt.give_up();
+                Err(format!("cannot wait for it: {}", errno.desc()))
             }
         });
-        match begun {
+        match awaited {
             Ok(attempt) => self.recording = Some(attempt),
             Err(why) => self.recorded(Err(why)),
         }

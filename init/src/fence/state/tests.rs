@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 const NETD: ServiceId = ServiceId(0);
 const OTHER: ServiceId = ServiceId(1);
@@ -337,4 +338,95 @@ fn invariants_hold_for_any_order_of_events() {
             assert_eq!(after.2 > 0, f.next_wakeup().is_some(), "seed {seed}: {after:?} waits for nothing");
         }
     }
+}
+
+/// As another program finds it that takes over at `now`.
+fn over(fence: &Fence, now: Time) -> Fence {
+    let saved = fence.save(fence.service().map(|_| "netd"));
+    assert_eq!(saved.check(), Ok(()));
+    Fence::resume(now, &saved, |name| (name == "netd").then_some(NETD))
+}
+
+/// One thing that happens to the fence, and all that is seen of it then.
+fn step(f: &mut Fence, now: Time, what: u8, number: u8) -> String {
+    let life = if number.is_multiple_of(2) { LIFE_1 } else { LIFE_2 };
+    let until = now + Duration::from_millis(number.into());
+    let interface = eth(u32::from(number % 3) + 1);
+    let said = match what {
+        0 => format!("{:?}", f.register(now, life, until, &interface, &v4(number.into()))),
+        1 => format!("{:?}", f.feed(now, life.client, until)),
+        2 => format!("{:?}", f.release(life, interface.index, &v4(9))),
+        3 => format!("{:?}", f.process_ended(now, life.pid)),
+        4 => format!("{:?}", f.adopt(now, life, until)),
+        5 => format!("{:?}", f.handle_timeout(now)),
+        6 => {
+            let slots: Vec<_> = f.batch().map(|target| target.slot).collect();
+            let outcomes = [Outcome::Deleted, Outcome::Absent, Outcome::Failed(16)];
+            for (slot, outcome) in slots.iter().zip(outcomes.iter().cycle().skip(number.into())) {
+                f.answered(*slot, *outcome);
+            }
+            format!("{slots:?} {:?}", f.batch_done(now))
+        }
+        _ => format!("{:?}", f.fence_now(now)),
+    };
+    format!("{said} {:?} {:?} {:?}", f.info(now, None), f.next_wakeup(), f.feeder())
+}
+
+proptest! {
+    #[test]
+    fn another_program_goes_on_where_this_one_stood(steps in prop::collection::vec((0..8_u8, 0..120_u8), 1..80)) {
+        let (mut stays, mut moves) = (Fence::new(), Fence::new());
+        let mut now = at(0);
+        for (what, number) in steps {
+            now = now + Duration::from_millis(u64::from(number) * 3);
+            moves = over(&moves, now);
+            prop_assert_eq!(step(&mut stays, now, what, number), step(&mut moves, now, what, number));
+        }
+    }
+}
+
+#[test]
+fn numbers_of_services_may_differ_in_another_program() {
+    let saved = armed(1).save(Some("netd"));
+    let mut f = Fence::resume(at(149), &saved, |name| (name == "netd").then_some(OTHER));
+    assert_eq!(f.handle_timeout(at(149)), Action::None);
+    assert_eq!(f.handle_timeout(at(150)), Action::Kill { service: OTHER, pid: 10 });
+}
+
+#[test]
+fn the_word_of_a_service_that_is_none_any_more_has_ended() {
+    let mut held = Fence::resume(at(100), &armed(2).save(Some("netd")), |_| None);
+    assert_eq!(state(&held, at(100)), (FenceState::Killing, Some(500), 2), "the shell has killed it");
+    assert_eq!(held.register(at(100), LIFE_2, at(300), &eth(3), &v4(1)), Err(Refused::Busy));
+    assert_eq!(held.process_ended(at(101), 10), Action::Delete);
+    assert_eq!(delete_all(&mut held, at(102), |_| Outcome::Deleted), (2, done(102, 2, 0, 2000)));
+    assert_eq!(held.register(at(103), LIFE_2, at(300), &eth(3), &v4(1)), Ok(()), "free for another one");
+
+    let mut orphaned = armed(2);
+    assert_eq!(orphaned.process_ended(at(50), 10), Action::None);
+    let mut orphaned = Fence::resume(at(100), &orphaned.save(Some("netd")), |_| None);
+    assert_eq!(
+        (orphaned.next_wakeup(), orphaned.adopt(at(100), LIFE_2, at(300))),
+        (Some(at(0)), Err(Refused::Busy))
+    );
+    assert_eq!(orphaned.handle_timeout(at(100)), Action::Delete);
+    assert_eq!(delete_all(&mut orphaned, at(101), |_| Outcome::Deleted), (2, done(101, 2, 0, 1000)));
+}
+
+#[test]
+fn what_contradicts_itself_is_no_fence() {
+    let good = armed(3).save(Some("netd"));
+    assert_eq!(good.check(), Ok(()));
+    let bad = |change: fn(&mut Saved)| {
+        let mut saved = good.clone();
+        change(&mut saved);
+        saved.check().unwrap_err()
+    };
+    assert!(bad(|s| s.entries.swap(0, 1)).contains("order"));
+    assert!(bad(|s| s.entries[1] = s.entries[0]).contains("order"));
+    assert!(bad(|s| s.entries[2].interface = 1).contains("does not list"));
+    assert!(bad(|s| s.entries.clear()).contains("without addresses"));
+    assert!(bad(|s| s.state = State::Idle).contains("without a deadline"));
+    assert!(bad(|s| s.interfaces = vec![eth(1); FENCE_INTERFACES_MAX + 1]).contains("more"));
+    assert!(bad(|s| s.entries = vec![s.entries[0]; FENCE_ADDRESSES_MAX + 1]).contains("more"));
 }
