@@ -17,7 +17,7 @@
 //!
 //! It owns the processes, the watchdog and `reboot(2)`; it adds no address and knows no configuration of the
 //! cluster. `init --container --services DIR --run DIR [--logs DIR]` runs services only, for tests, until its
-//! standard input ends.
+//! standard input ends; `--boot trial` and `--boot degraded` put it into the state that a machine boots into.
 
 mod boot;
 mod clock;
@@ -40,10 +40,11 @@ mod watch;
 mod watchdog;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use shutdown::End;
+use watch::rules::{Boot, RESETS_MAX};
 
 /// Exit code of the container mode when a reboot was asked for.
 const EXIT_REBOOT: u8 = 10;
@@ -51,7 +52,7 @@ const EXIT_REBOOT: u8 = 10;
 const EXIT_USAGE: u8 = 2;
 const USAGE: &str = "\
 init is started by the kernel as process 1; for tests:
-  init --container --services DIR --run DIR [--logs DIR] [--cgroup DIR]";
+  init --container --services DIR --run DIR [--logs DIR] [--cgroup DIR] [--boot trial|degraded]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -94,11 +95,17 @@ fn main() -> ExitCode {
 fn container(rest: &[&str]) -> ExitCode {
     let value =
         |key: &str| rest.chunks_exact(2).find(|pair| pair.first() == Some(&key))?.last().map(PathBuf::from);
-    match (value("--services"), value("--run"), value("--logs")) {
-        (Some(services), Some(run), logs) => {
+    let boot = match value("--boot").as_deref().map(Path::to_str) {
+        None => Some(Boot::default()),
+        Some(Some("trial")) => Some(Boot { trial: true, resets: 0 }),
+        Some(Some("degraded")) => Some(Boot { trial: false, resets: RESETS_MAX }),
+        Some(_) => None,
+    };
+    match (value("--services"), value("--run"), value("--logs"), boot) {
+        (Some(services), Some(run), logs, Some(boot)) => {
             let (cgroup, crashes) = (value("--cgroup"), value("--crash-record"));
             let (logs, cgroup, crashes) = (logs.as_deref(), cgroup.as_deref(), crashes.as_deref());
-            exit_code(boot::run_container(&services, &run, logs, cgroup, crashes))
+            exit_code(boot::run_container(&services, &run, logs, cgroup, crashes, boot))
         }
         _ => {
             eprintln!("{USAGE}");

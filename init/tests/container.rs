@@ -8,8 +8,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use common::{Init, NOTIFY, PATIENCE, exchange};
-use proto::control::{LastExit, Reply, Request, ServiceState};
+use common::{Ids, Init, NOTIFY, PATIENCE, exchange};
+use proto::control::{LastExit, Reply, Request, ServiceState, WatchState};
 use proto::envelope;
 
 /// Stays until told to stop and notes that.
@@ -220,6 +220,68 @@ fn another_program_takes_over_while_services_run() {
     let kept: Vec<u64> = kept.lines().filter_map(|l| l.rsplit(' ').next()?.parse().ok()).collect();
     let broken = kept.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
     assert_eq!(broken, 1, "one life after the other, and nothing missing in either");
+}
+
+/// netd gives signs of life until told not to; its last one counts in whatever program.
+#[test]
+fn a_trial_runs_out_after_another_init_took_over_no_later() {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let netd = "while [ ! -e $D/silent ]; do echo >&$NOTIFY_FD; sleep 0.1; done; exec sleep 1000";
+    let provisiond = stay("provisiond");
+    let limit = format!("{NOTIFY}\nwatchdog_s = {}", LIMIT.as_secs());
+    let services = [("netd", limit.as_str(), netd), ("provisiond", NOTIFY, provisiond.as_str())];
+    let mut init = Init::start_as(Ids::Root, "trial", &services, &["--boot", "trial"]);
+    init.wait_for("netd: ready");
+    init.wait_for("provisiond: ready");
+    init.hand_over();
+    let silent = |init: &Init| match init.ask(&Request::Watch) {
+        Reply::Watch(info) => {
+            let rows: Vec<_> = info.rows.iter().map(|r| r.service.as_str()).collect();
+            assert_eq!((info.state, rows), (WatchState::Trial, vec!["netd", "provisiond"]));
+            Duration::from_millis(info.rows[0].silent_ms)
+        }
+        other => panic!("{other:?}"),
+    };
+    fs::write(init.directory.join("silent"), "").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let before = loop {
+        let since = silent(&init);
+        // Ten of its signs: it has seen the file.
+        if since > Duration::from_secs(1) {
+            break since;
+        }
+        assert!(Instant::now() < deadline, "netd does not fall silent");
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    let asked = Instant::now();
+    init.hand_over();
+    let between = asked.elapsed();
+    let asked = Instant::now();
+    let after = silent(&init);
+    // Times are cut to milliseconds.
+    let cut = Duration::from_millis(1);
+    assert!(after + cut >= before + between, "{before:?} + {between:?}, then {after:?}");
+    init.wait_for("the trial has failed: netd made no progress for 10 s of the trial");
+    assert!(asked.elapsed() + after + cut >= LIMIT, "too early: {after:?} + {:?}", asked.elapsed());
+    init.wait_for("reboot asked for by the failed trial, without a watchdog");
+    assert_eq!(init.ended().code(), Some(10));
+}
+
+#[test]
+fn a_degraded_boot_stays_one_in_another_init() {
+    let (netd, console) = (stay("netd"), stay("console"));
+    let services = [("netd", NOTIFY, netd.as_str()), ("console", NOTIFY, console.as_str())];
+    let mut init = Init::start_as(Ids::Root, "degraded", &services, &["--boot", "degraded"]);
+    init.wait_for("console: ready");
+    let pid = init.row("console").pid;
+    for _ in 0..2 {
+        init.hand_over();
+        let Reply::Watch(info) = init.ask(&Request::Watch) else { panic!("no answer") };
+        assert_eq!(info.state, WatchState::Degraded);
+        assert!(info.reason.contains("3 times"), "{}", info.reason);
+        assert_eq!((init.row("netd").state, init.row("console").pid), (ServiceState::Refused, pid));
+    }
+    assert!(!init.seen.iter().any(|l| l.contains("netd: ready")), "{}", init.seen.join("\n"));
 }
 
 #[test]

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Init, NOTIFY};
+use common::{Init, NOTIFY, PATIENCE, exchange};
 use daemon::fence::Fence;
 use nix::sys::signal::{Signal, raise};
 use nix::time::{ClockId, clock_gettime};
 use proto::control::{FenceAddress, FenceInfo, FenceState, InterfaceRef, Reply, Request};
+use proto::envelope;
 use proto::time::Time;
 use std::io::{Read, Seek, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -27,6 +28,10 @@ const LEASE: Duration = Duration::from_millis(150);
 const BEAT: Duration = Duration::from_millis(20);
 /// Long enough for a restart on a busy machine.
 const LONG_LEASE: Duration = Duration::from_secs(5);
+/// Long enough for another init to take over on a busy machine.
+const LONGEST_LEASE: Duration = Duration::from_secs(10);
+/// What is in the kept memory.
+const KEPT: &[u8] = b"leases of the first life";
 
 fn lo() -> InterfaceRef {
     InterfaceRef { index: 1, name: "lo".into() }
@@ -77,24 +82,44 @@ fn service() {
             }
             raise(Signal::SIGSTOP).unwrap();
         }
-        ("crashes", true) => {
+        ("falls-silent", true) => {
+            fence.register(after(LONGEST_LEASE), &lo(), &addresses()).unwrap();
+            add(&addresses());
+            let _progress = progress.tell();
+            while !directory.join("hang").exists() {
+                fence.feed(after(LONGEST_LEASE)).unwrap();
+                beat();
+            }
+            let until = after(LONGEST_LEASE);
+            fence.feed(until).unwrap();
+            fs::write(directory.join("until"), format!("{}\n", until.as_nanos())).unwrap();
+            raise(Signal::SIGSTOP).unwrap();
+        }
+        ("crashes" | "keeps", true) => {
             fence.register(after(LONG_LEASE), &lo(), &addresses()).unwrap();
             add(&addresses());
             assert!(daemon::memory::inherited().is_none());
             let mut memory = daemon::memory::new(4096).unwrap();
-            memory.write_all(b"leases of the first life").unwrap();
+            memory.write_all(KEPT).unwrap();
             daemon::memory::keep(&socket, &memory).unwrap();
-            raise(Signal::SIGKILL).unwrap();
+            if role == "crashes" {
+                raise(Signal::SIGKILL).unwrap();
+            }
+            let _progress = progress.tell();
+            loop {
+                fence.feed(after(LONG_LEASE)).unwrap();
+                beat();
+            }
         }
-        ("crashes", false) => {
+        ("crashes" | "keeps", false) => {
             let found = fence.state().unwrap();
             assert_eq!((found.state, found.rows.len()), (FenceState::Orphaned, addresses().len()));
             fence.adopt(after(LEASE)).unwrap();
             let mut memory = daemon::memory::inherited().unwrap();
-            let mut text = vec![0; 24];
+            let mut text = vec![0; KEPT.len()];
             memory.rewind().unwrap();
             memory.read_exact(&mut text).unwrap();
-            assert_eq!(text, b"leases of the first life");
+            assert_eq!(text, KEPT);
             let until = Instant::now() + 4 * LEASE;
             while Instant::now() < until {
                 fence.feed(after(LEASE)).unwrap();
@@ -124,13 +149,6 @@ fn start(role: &str) -> Init {
 }
 
 impl Init {
-    /// init's number outside its namespace.
-    fn pid(&self) -> u32 {
-        let unshare = self.unshare.id();
-        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
-        children.trim().parse().unwrap()
-    }
-
     /// How many of [`addresses`] the kernel of the namespace answers for.
     fn answered(&self) -> usize {
         let net = format!("/proc/{}/net", self.pid());
@@ -151,6 +169,19 @@ impl Init {
     fn processor_ns(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).unwrap();
         text.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until more than `feeds` were heard; how many were.
+    fn fed_beyond(&self, feeds: u64) -> u64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let heard = self.fence().feeds;
+            if heard > feeds {
+                return heard;
+            }
+            assert!(Instant::now() < deadline, "no feed is heard: {heard}");
+            std::thread::park_timeout(BEAT);
+        }
     }
 
     fn fence(&self) -> FenceInfo {
@@ -204,6 +235,67 @@ fn a_crashed_netd_finds_its_addresses_and_its_memory() {
     init.wait_for("netd: ready");
     assert!(!init.seen.iter().any(|l| l.contains("fence")), "{}", init.seen.join("\n"));
     // Then it falls silent: what it has released is no concern of init's.
+    let left = addresses().len() - 1;
+    init.wait_for(&format!("fence: {left} addresses deleted, 0 were not there"));
+    assert_eq!(init.answered(), 1);
+}
+
+/// The service feeds over one connection all the time, and its last deadline runs out in another program.
+#[test]
+fn a_deadline_runs_out_at_its_instant_after_another_init_took_over() {
+    let mut init = start("falls-silent");
+    init.wait_for("netd: ready");
+    let all = addresses().len();
+    let (pid, mut feeds) = (init.row("netd").pid, 0);
+    for _ in 0..3 {
+        init.hand_over();
+        let before = feeds;
+        feeds = init.fed_beyond(before);
+    }
+    let info = init.fence();
+    assert_eq!((info.state, info.rows.len(), init.answered()), (FenceState::Armed, all, all));
+    assert_eq!((init.row("netd").pid, init.row("netd").restarts), (pid, 0));
+    assert!(!init.seen.iter().any(|l| l.contains("fence")), "{}", init.seen.join("\n"));
+
+    fs::write(init.directory.join("hang"), "").unwrap();
+    let until: u64 = init.wait_for_file("until", |text| text.strip_suffix('\n')?.parse().ok());
+    init.hand_over();
+    let info = init.fence();
+    assert_eq!((info.state, info.rows.len()), (FenceState::Armed, all), "its deadline runs");
+    init.wait_for("netd: has missed its fence deadline");
+    init.wait_for(&format!("fence: {all} addresses deleted, 0 were not there"));
+    assert_eq!(init.answered(), 0);
+    let report = init.fence().last.unwrap();
+    // Both are cut to their unit.
+    let deadline = report.at_ms * 1000 - report.took_us;
+    assert!(deadline.abs_diff(until / 1000) <= 1000, "{deadline} us, and not {} us", until / 1000);
+    init.wait_for("netd: ended (signal 9), starting again at once");
+}
+
+#[test]
+fn kept_memory_is_found_after_another_init_took_over() {
+    let mut init = start("keeps");
+    init.wait_for("netd: ready");
+    // One connection for everything: others would come and go in the list.
+    let client = init.connect();
+    let ask = |request| exchange(&client, &envelope::encode(&request));
+    let fence = || match ask(Request::FenceState) {
+        Reply::Fence(info) => (info.state, info.rows.len()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fence(), (FenceState::Armed, addresses().len()));
+    let open = init.open_files();
+    assert!(open.keys().any(|name| name.contains("memfd:kept")), "{open:?}");
+    for _ in 0..2 {
+        init.hand_over_as(&client);
+        assert_eq!(fence(), (FenceState::Armed, addresses().len()), "over the same connection");
+        assert_eq!(init.open_files(), open, "nothing closed, nothing left behind");
+    }
+    assert_eq!(ask(Request::Restart { service: "netd".into() }), Reply::Accepted);
+    init.wait_for("netd: ended (signal 15), starting again as asked");
+    // Told by the second life, which has found both and has fed for several leases.
+    init.seen.clear();
+    init.wait_for("netd: ready");
     let left = addresses().len() - 1;
     init.wait_for(&format!("fence: {left} addresses deleted, 0 were not there"));
     assert_eq!(init.answered(), 1);

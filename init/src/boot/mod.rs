@@ -175,13 +175,14 @@ fn serve(
 ///
 /// With `crash`, a file, a crash of this process is written there: what the machine does, for tests. The restart is
 /// that of its pid namespace, so that it must be the first process of one. `cgroup` is a directory of cgroup2 that is
-/// init's own, with no process in it; services with limits need it.
+/// init's own, with no process in it; services with limits need it. `boot` is what a machine would find out.
 pub(crate) fn run_container(
     services: &Path,
     run: &Path,
     logs: Option<&Path>,
     cgroup: Option<&Path>,
     crash: Option<&Path>,
+    boot: Boot,
 ) -> End {
     let mut host = Host::new();
     host.log.open_stderr();
@@ -211,7 +212,7 @@ pub(crate) fn run_container(
         logs: logs.map(Path::to_owned),
         cgroups,
         watchdog_search: None,
-        boot: Boot::default(),
+        boot,
         recovery: None,
         state_device: None,
         machine: false,

@@ -364,3 +364,164 @@ impl Manager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::consoles::testing::Line;
+    use crate::boot::memory::Memory;
+    use crate::boot::recovery::{Recovery, testing::on_lines};
+    use crate::boot::testdir::TestDir;
+    use crate::fence::state::Caller;
+    use crate::manager::testing::the_only_manager;
+    use crate::ring::Ring;
+    use crate::watch::rules::Boot;
+    use crate::watchdog::Search;
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    use proto::boot::{BootEnd, BootRecord};
+    use proto::control::{FenceAddress, FenceState, InterfaceRef, WatchState};
+    use std::fs;
+    use std::time::Duration;
+
+    /// Longest wait for one event.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn manager(dir: &TestDir, memory: Memory, trial: bool, recovery: Option<Recovery>) -> Manager {
+        let setup = Setup {
+            run: dir.path().to_owned(),
+            services: dir.path().to_owned(),
+            logs: None,
+            cgroups: Cgroups::none(),
+            watchdog_search: Some(Search::new(clock::now() + PATIENCE, 30)),
+            boot: Boot { trial, resets: 0 },
+            recovery,
+            state_device: None,
+            machine: true,
+        };
+        let mut host = Host::new();
+        host.memory = memory;
+        host.watchdog = Some(Watchdog::of_null());
+        let mut manager = Manager::new(host, Tools::open().unwrap(), setup);
+        manager.begin();
+        manager
+    }
+
+    /// As execve leaves it: nothing is dropped, and what does not go along is not heard of again.
+    fn next_program(manager: Manager) -> Manager {
+        manager.may_hand_over().unwrap();
+        let state = State::read(manager.state().seal().unwrap()).unwrap();
+        std::mem::forget(manager);
+        let mut host = Host::new();
+        host.log.ring = Ring::resume(&state.log);
+        let resumed = resume(host, Tools::open().unwrap(), state);
+        let mut manager = resumed.unwrap_or_else(|failed| panic!("{}", failed.1));
+        manager.begin();
+        manager
+    }
+
+    fn turn_until(manager: &mut Manager, what: &str, is: impl Fn(&Manager) -> bool) {
+        let until = clock::now() + PATIENCE;
+        while !is(manager) {
+            assert!(clock::now() < until, "{what}: not so; {:?}", said(manager));
+            manager.turn();
+        }
+    }
+
+    fn said(manager: &Manager) -> Vec<String> {
+        manager.host.log.ring.last(usize::MAX).into_iter().map(|line| line.text).collect()
+    }
+
+    fn state(manager: &Manager) -> WatchState {
+        manager.watch.info(clock::now()).state
+    }
+
+    #[test]
+    fn a_failed_trial_is_recorded_by_one_program_and_withheld_by_the_next() {
+        let _alone = the_only_manager();
+        let (dir, disk) = (TestDir::new(), TestDir::new());
+        let silent = "command = ['/bin/sh', '-c', 'echo >&$NOTIFY_FD; exec sleep 1000']\nready = 'notify'\nwatchdog_s = 1\n";
+        fs::write(dir.path().join("netd.toml"), silent).unwrap();
+        let mut manager = manager(&dir, Memory::in_directory(disk.path()), true, None);
+        // Its answer waits for somebody's next turn.
+        turn_until(&mut manager, "recording", |m| m.recording.is_some());
+        let child = manager.recording.as_ref().unwrap().save();
+        let mut manager = next_program(manager);
+        assert_eq!(manager.recording.as_ref().map(Attempt::save), Some(child));
+        assert_eq!(state(&manager), WatchState::Trial);
+        assert!(!manager.host.watchdog.as_ref().unwrap().is_withheld(), "fed until it is recorded");
+        assert!(manager.watchdog_search.is_some());
+        turn_until(&mut manager, "withheld", |m| m.host.watchdog.as_ref().unwrap().is_withheld());
+        let record = store::Record::<BootRecord>::open(&disk.path().join("boot")).unwrap().unwrap();
+        let why = "netd made no progress for 1 s of the trial".to_owned();
+        assert_eq!(record.get().ended, Some(BootEnd::FailedTrial { why: why.clone() }));
+
+        let manager = next_program(manager);
+        assert!(manager.host.watchdog.as_ref().unwrap().is_withheld(), "and never fed again");
+        assert!(manager.watchdog_search.is_none(), "nor another one looked for");
+        let info = manager.watch.info(clock::now());
+        assert_eq!((info.state, info.reason), (WatchState::Withheld, why));
+        let lines = said(&manager).join("\n");
+        assert_eq!(lines.matches("the trial has failed").count(), 1, "{lines}");
+        assert_eq!(lines.matches("not fed any more").count(), 1, "{lines}");
+        manager.signal(manager.supervisor.find("netd").unwrap(), Signal::SIGKILL);
+    }
+
+    #[test]
+    fn what_a_service_that_is_none_any_more_had_goes_with_it() {
+        let _alone = the_only_manager();
+        let dir = TestDir::new();
+        let file = dir.path().join("netd.toml");
+        let keys = "command = ['/bin/sleep', '1000']\nfence = true\nkeeps_memory = true\n";
+        fs::write(&file, keys).unwrap();
+        let mut manager = manager(&dir, Memory::default(), false, None);
+        turn_until(&mut manager, "started", |m| m.processes.iter().all(Option::is_some));
+        let id = manager.supervisor.find("netd").unwrap();
+        let pid = manager.pid_of(id).unwrap();
+        // On an interface that no kernel has: its deletion finds nothing, with and without privileges.
+        let interface = InterfaceRef { index: 0x7fff_fff0, name: "ek-nowhere".to_owned() };
+        let address = [FenceAddress { address: "10.9.0.1".parse().unwrap(), prefix: 32 }];
+        let until = clock::now() + PATIENCE;
+        let caller = Caller { service: id, pid, client: 0 };
+        manager.fence.register(caller, until.as_nanos(), &interface, &address).unwrap();
+        let netlink = manager.fence.netlink().unwrap().save();
+        manager.store.keep(id, sys::memfd::sealed(c"kept", b"x").unwrap()).unwrap();
+
+        let manager = next_program(manager);
+        let left = manager.fence_info().left_ms.unwrap();
+        assert!(left <= PATIENCE.as_millis() as u64, "{left} ms are more than at the beginning");
+        assert_eq!(manager.fence_info().state, FenceState::Armed);
+        assert_eq!(manager.fence.netlink().unwrap().save(), netlink, "nothing has to be opened");
+        assert!(manager.store.take(id).is_some());
+
+        fs::write(&file, keys.replace("keeps_memory = true", "")).unwrap();
+        let manager = next_program(manager);
+        assert!(manager.store.take(id).is_none(), "nobody would take it");
+
+        fs::remove_file(&file).unwrap();
+        let mut manager = next_program(manager);
+        // Tests have threads that take the signal which tells of an orphan: look for it once it is there. It may have
+        // been collected already.
+        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+        let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        manager.begin();
+        turn_until(&mut manager, "deleted", |m| m.fence_info().state == FenceState::Idle);
+        let said = said(&manager).join("\n");
+        assert!(said.contains("netd is no service any more: killing it"), "{said}");
+        assert!(clock::now() < until, "its word has ended before its deadline");
+        assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH), "deleted after its end");
+        assert!(manager.fence_info().last.is_some());
+    }
+
+    #[test]
+    fn only_the_recovery_prompt_refuses() {
+        let _alone = the_only_manager();
+        let (dir, lines) = (TestDir::new(), [Line::new()]);
+        let recovery = on_lines(clock::now() + PATIENCE, &lines);
+        let mut manager = manager(&dir, Memory::default(), true, Some(recovery));
+        let refused = manager.begin_reexec(None, 0).unwrap_err();
+        assert!(refused.contains("recovery prompt is on the console"), "{refused}");
+        lines[0].type_keys("x\n");
+        manager.recovery = None;
+        assert_eq!(manager.may_hand_over(), Ok(()));
+    }
+}

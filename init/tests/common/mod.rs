@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -153,6 +154,49 @@ impl Init {
                 Err(e) => panic!("{e} while waiting for {text:?}; the log says\n{}", self.seen.join("\n")),
             }
         }
+    }
+
+    /// Lets init itself take over from init, and waits until it has.
+    pub(crate) fn hand_over(&mut self) {
+        self.hand_over_as(&self.connect());
+    }
+
+    /// The same, asked for over `socket`.
+    pub(crate) fn hand_over_as(&mut self, socket: &OwnedFd) {
+        let request = Request::ReExec { path: None };
+        assert_eq!(exchange(socket, &envelope::encode(&request)), Reply::Accepted);
+        let before = std::mem::take(&mut self.seen);
+        self.wait_for("took over");
+        self.seen.splice(..0, before);
+    }
+
+    /// Asks until `found` has an answer in the file `name` of the directory; nobody tells.
+    pub(crate) fn wait_for_file<T>(&self, name: &str, found: impl Fn(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = found(&self.file(name)) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{name} has {:?}", self.file(name));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// init's number outside its namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        let unshare = self.unshare.id();
+        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
+        children.trim().parse().unwrap()
+    }
+
+    /// What init has open, by what the kernel calls it, and how often. Sockets, pipes and memory have a number there.
+    pub(crate) fn open_files(&self) -> BTreeMap<String, usize> {
+        let mut open = BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap() {
+            let name = fs::read_link(entry.unwrap().path()).unwrap().display().to_string();
+            *open.entry(name).or_default() += 1;
+        }
+        open
     }
 
     /// Where in the log `text` stands; the order of events.
