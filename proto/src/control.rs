@@ -67,7 +67,7 @@ pub enum Request {
     /// The machine as init sees it. Answered by [`Reply::System`].
     System,
     /// Let the program at this absolute path take over as PID 1 while services run; `None` is the running one. Answered
-    /// by [`Reply::Accepted`] when the program has shown that it can.
+    /// by [`Reply::Accepted`] when the program has shown that it can. Connections, this one included, go along.
     ReExec { path: Option<String> },
     /// What init remembers of this boot and the ones before it. Answered by [`Reply::Boot`].
     Boot,

@@ -7,7 +7,9 @@
 //!                        +-- input devices: the power buttons are opened anew
 //! ```
 //! The socket is opened before the first walk, so that no device falls between the two. Messages that got lost, a full
-//! queue and a change of PID 1 mean another walk: it is the truth, messages only say that something has changed.
+//! queue and a change of PID 1 mean another walk: it is the truth, messages only say that something has changed. After
+//! such a change the former program's child finds that nobody listens, ends behind the module it is at and is
+//! collected; the walk leaves alone what is loaded by then. A module that hung is tried once more.
 //!
 //! | file | subject |
 //! |---|---|
