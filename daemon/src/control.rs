@@ -1,6 +1,7 @@
 //! A connection to init's control socket (`proto::control`), for what must not go through a runtime.
 //!
-//! Every call is bounded by [`PATIENCE`]: init answers within a turn of its loop, or it is not there any more.
+//! Every call is bounded, by [`PATIENCE`] unless the caller says otherwise: init answers within a turn of its loop, or
+//! it is not there any more.
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -13,9 +14,10 @@ use proto::envelope::{self, EnvelopeError};
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
-/// Milliseconds an answer may take.
-const PATIENCE_MS: i64 = 1000;
+/// How long an answer may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why init did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +46,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn open(path: &Path) -> Result<Connection, InitError> {
+    /// Connects; this and each call after it may take as long as `patience`.
+    pub(crate) fn open(path: &Path, patience: Duration) -> Result<Connection, InitError> {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-        let patience = TimeVal::milliseconds(PATIENCE_MS);
+        // 0 would mean without end.
+        let patience = TimeVal::microseconds(i64::try_from(patience.as_micros()).unwrap_or(i64::MAX).max(1));
         setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
         setsockopt(&socket, sockopt::SendTimeout, &patience)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;

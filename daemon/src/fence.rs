@@ -18,10 +18,11 @@
 //! Deadlines are instants of `CLOCK_BOOTTIME`. A daemon that starts asks [`Fence::state`] first: what its former life
 //! registered is still there until the deadline, and is kept by [`Fence::adopt`].
 
-use crate::control::{Connection, InitError, accepted};
+use crate::control::{Connection, InitError, PATIENCE, accepted};
 use proto::control::{FenceAddress, FenceAddresses, FenceInfo, InterfaceRef, Reply, Request};
 use proto::time::Time;
 use std::path::Path;
+use std::time::Duration;
 
 /// The connection that feeds. When it ends nobody feeds: connect again and [`adopt`](Fence::adopt).
 #[derive(Debug)]
@@ -33,7 +34,15 @@ impl Fence {
     /// # Errors
     /// [`InitError::Connection`].
     pub fn connect(path: &Path) -> Result<Fence, InitError> {
-        Connection::open(path).map(Fence)
+        Fence::connect_within(path, PATIENCE)
+    }
+
+    /// The same for a daemon that cannot wait so long: the connecting and each answer may take `patience`.
+    ///
+    /// # Errors
+    /// [`InitError::Connection`].
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Fence, InitError> {
+        Connection::open(path, patience).map(Fence)
     }
 
     /// Registers addresses that are about to be added to `interface`, and feeds. Longer lists go in several requests:

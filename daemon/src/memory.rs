@@ -3,7 +3,7 @@
 //! Its contents are the daemon's business; a life that died while it was writing leaves a torn state behind, so give
 //! every part a checksum.
 
-use crate::control::{Connection, InitError, accepted};
+use crate::control::{Connection, InitError, PATIENCE, accepted};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -45,5 +45,5 @@ pub fn new(size: u64) -> io::Result<File> {
 /// # Errors
 /// [`InitError`]; what was kept before stays.
 pub fn keep(path: &Path, memory: &File) -> Result<(), InitError> {
-    accepted(Connection::open(path)?.ask_with(&Request::KeepMemory, memory.as_fd())?)
+    accepted(Connection::open(path, PATIENCE)?.ask_with(&Request::KeepMemory, memory.as_fd())?)
 }

@@ -23,6 +23,7 @@
 mod decide;
 mod event;
 mod failover;
+mod fence;
 mod io;
 mod peers;
 mod placement;
@@ -36,5 +37,6 @@ mod vips;
 
 pub use event::{DropCause, Event, Hindrance, MoveCause, Rival, TakeCause};
 pub use failover::{Failover, UnknownNode};
+pub use fence::FencePace;
 pub use io::{Input, Mac, Operation, Outbox, Output, PortStatus};
 pub use snapshot::{Conflict, Ignored, Liveness, PeerRow, PortRow, Snapshot, VipRow, VipState};
