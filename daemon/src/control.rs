@@ -11,6 +11,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use proto::control::{PACKET_MAX, Reply, Request};
 use proto::envelope::{self, EnvelopeError};
+use std::cell::Cell;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -22,8 +23,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// Why init did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The socket cannot be reached, or init has closed the connection. Whether it did what was asked is unknown;
-    /// everything here is safe to ask again over a new connection.
+    /// The socket cannot be reached, init has closed the connection, or, with `EAGAIN`, it has not answered in time and the
+    /// connection can be used on. Whether it did what was asked is unknown;
+    /// everything here is safe to ask again.
     #[error("init cannot be asked: {}", .0.desc())]
     Connection(Errno),
     /// Nothing has changed.
@@ -40,9 +42,13 @@ impl From<Errno> for InitError {
     }
 }
 
+/// One connection. It may be used on after an answer that did not come in time: requests are served in their order, and
+/// what comes late is told from what was asked last.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
+    /// Answers that did not come in time and are still to come.
+    owed: Cell<u32>,
 }
 
 impl Connection {
@@ -54,7 +60,7 @@ impl Connection {
         setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
         setsockopt(&socket, sockopt::SendTimeout, &patience)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Connection { socket })
+        Ok(Connection { socket, owed: Cell::new(0) })
     }
 
     /// Asks and waits for the answer.
@@ -81,18 +87,24 @@ impl Connection {
     }
 
     fn answer(&self) -> Result<Reply, InitError> {
+        // Counted until it is there: the next answer is not taken for this one.
+        self.owed.set(self.owed.get() + 1);
         let mut buffer = vec![0; PACKET_MAX];
-        let count = loop {
-            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
+        loop {
+            let count = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
                 Ok(0) => return Err(InitError::Connection(Errno::ECONNRESET)),
-                result => break result?,
+                result => result?,
+            };
+            self.owed.set(self.owed.get() - 1);
+            if self.owed.get() > 0 {
+                continue;
             }
-        };
-        match envelope::decode(buffer.get(..count).unwrap_or_default()) {
-            Ok(Reply::Refused { reason }) => Err(InitError::Refused(reason)),
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(InitError::Answer(Some(error))),
+            return match envelope::decode(buffer.get(..count).unwrap_or_default()) {
+                Ok(Reply::Refused { reason }) => Err(InitError::Refused(reason)),
+                Ok(reply) => Ok(reply),
+                Err(error) => Err(InitError::Answer(Some(error))),
+            };
         }
     }
 }

@@ -5,7 +5,8 @@
 //! peers ───┤   ┌──────┐   outputs     ├─> peers (broadcast)
 //! LAN ─────┼──>│ core │──────────────>┼─> announcer, prober (schedules) ──> packet sockets
 //! kernel ──┤   └──────┘               ├─> log
-//! timers ──┘                          └─> bus (rows, on change)
+//! timers ──┘                          ├─> bus (rows, on change)
+//!                                     └─> fence (before an address, after a beat, after a removal)
 //! ```
 //! Reports of the kernel only wake the loop; full lists decide. Carriers are looked at every 50 ms anyway, and every
 //! 5 ms for 2 s after a report: the kernel may report a lost carrier up to a second late when another report preceded it.
@@ -13,9 +14,10 @@
 use crate::addressing::Addressing;
 use crate::announce::Announcer;
 use crate::carrier::Carriers;
+use crate::fence::{Fence, Place};
 use crate::frames::{self, Saying};
 use crate::lan::{Lan, Seen};
-use crate::netlink::{Changes, Kernel, NetlinkError};
+use crate::netlink::{Changes, Kernel, NetlinkError, host_prefix};
 use crate::part::{News, PartFile};
 use crate::peers::{Peers, PeersError};
 use crate::ports::PortTable;
@@ -24,7 +26,8 @@ use crate::{bus, clock, events};
 use ::bus::net1::NetState;
 use daemon::Progress;
 use netd_core::{Failover, Input, Operation, Outbox, Output, UnknownNode};
-use proto::cluster::{NodeName, PortName, VipName};
+use proto::cluster::{Guard, NodeName, PortName, VipName};
+use proto::control::{FenceAddress, InterfaceRef};
 use proto::part::NetdPart;
 use proto::text::one_line;
 use proto::time::{Duration, Time};
@@ -124,6 +127,7 @@ pub(crate) struct Driver {
     changes: watch::Receiver<Changes>,
     seen_changes: Changes,
     addressing: Addressing,
+    fence: Fence,
     ports: PortTable,
     configured: BTreeMap<PortName, Configured>,
     peers: Peers,
@@ -199,6 +203,7 @@ impl Driver {
         (file, part): (PartFile, NetdPart),
         incarnation: u64,
         (kernel, changes): (Kernel, watch::Receiver<Changes>),
+        fence: Fence,
         udp_port: u16,
     ) -> Result<(Driver, watch::Receiver<NetState>), UnknownNode> {
         let now = clock::now();
@@ -219,6 +224,7 @@ impl Driver {
             changes,
             seen_changes: Changes::default(),
             addressing,
+            fence,
             ports,
             configured: BTreeMap::new(),
             peers: Peers::none(),
@@ -262,6 +268,11 @@ impl Driver {
         let found = self.addressing.inspect(&self.ports).await?;
         if let Err(error) = self.addressing.remove_strays(&found).await {
             tracing::warn!(%error, "an address of nobody stays");
+        }
+        for (vip, port) in &found.vips {
+            if let Some(place) = self.place(vip, port) {
+                self.fence.found(vip, port, place);
+            }
         }
         self.held = found.vips.iter().cloned().collect();
         self.feed(Input::Addresses(found.vips)).await;
@@ -400,7 +411,11 @@ impl Driver {
     async fn carry_out(&mut self) {
         while let Some(output) = self.out.pop() {
             match output {
-                Output::Broadcast(status) => self.peers.broadcast(&status),
+                Output::Broadcast(status) => {
+                    let sent = clock::now();
+                    self.peers.broadcast(&status);
+                    self.fence.beat(sent, status.participation);
+                }
                 Output::Add { vip, port } => self.apply(vip, port, Operation::Add).await,
                 Output::Remove { vip, port } => self.apply(vip, port, Operation::Remove).await,
                 Output::Announce { vip, port } => self.announcer.start(clock::now(), &vip, &port),
@@ -420,10 +435,11 @@ impl Driver {
             // Nothing may be announced once it is being taken away.
             self.announcer.stop(&vip);
         }
-        let target = self.addressing.vip(&vip).zip(self.ports.link(&port).map(|link| link.index));
-        let result = match (target, operation) {
-            (Some((address, index)), Operation::Add) => self.addressing.add_vip(address, &port, index).await,
-            (Some((address, index)), Operation::Remove) => self.addressing.remove_vip(address, index).await,
+        let result = match (self.place(&vip, &port), operation) {
+            (Some(place), Operation::Add) => self.add(&vip, &port, place).await,
+            (Some(Place { interface, address }), Operation::Remove) => {
+                self.addressing.remove_vip(address.address, interface.index).await
+            }
             // An address cannot be on an interface that is not there.
             (None, Operation::Remove) => Ok(()),
             (None, Operation::Add) => {
@@ -431,6 +447,9 @@ impl Driver {
                 Err(NetlinkError::Broken { what, reason: "the port has no interface".to_owned() })
             }
         };
+        if operation == Operation::Remove && result.is_ok() {
+            self.fence.removed(clock::now(), &vip, &port);
+        }
         if let Err(error) = &result {
             tracing::warn!(%vip, %port, %error, "address not changed");
         } else if operation == Operation::Add {
@@ -441,6 +460,27 @@ impl Driver {
         let result = result.map_err(|error| error.to_string());
         let input = Input::Applied { vip, port, operation, result };
         self.core.handle(clock::now(), input, &mut self.out);
+    }
+
+    /// Where a VIP is, or would be.
+    fn place(&self, vip: &VipName, port: &PortName) -> Option<Place> {
+        let (address, link) = self.addressing.vip(vip).zip(self.ports.link(port))?;
+        let interface = InterfaceRef { index: link.index, name: link.name.clone() };
+        Some(Place { interface, address: FenceAddress { address, prefix: host_prefix(address) } })
+    }
+
+    /// Registers a VIP with the fence and puts it onto its port. Without the fence only an `available` one.
+    async fn add(&mut self, vip: &VipName, port: &PortName, place: Place) -> Result<(), NetlinkError> {
+        let (index, address) = (place.interface.index, place.address.address);
+        let available = self.part.cluster.vips.get(vip).is_some_and(|vip| vip.guard == Guard::Available);
+        match self.fence.add(clock::now(), vip, port, place) {
+            Err(error) if !available => {
+                let what = format!("register {vip} with init");
+                return Err(NetlinkError::Broken { what, reason: one_line(&error) });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.addressing.add_vip(address, port, index).await
     }
 
     fn announce(&self, vip: &VipName, port: &PortName) {

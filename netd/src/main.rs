@@ -10,9 +10,11 @@
 //! | [`lan`], [`frames`] | packet sockets; ARP and neighbour discovery |
 //! | [`announce`], [`probe`] | when to tell and when to ask the LAN |
 //! | [`peers`] | sessions with the group's nodes |
+//! | [`fence`] | init's word that VIPs go when this program hangs |
 //! | [`bus`] | `org.evenkeel.Net1` |
 //!
-//! It does not hold addresses back by itself when it dies: they stay, and the next life adopts them.
+//! It does not hold addresses back by itself when it dies: they stay until its last word to init ends, and a next life
+//! that beats before that adopts them.
 
 mod addressing;
 mod announce;
@@ -21,6 +23,7 @@ mod carrier;
 mod clock;
 mod driver;
 mod events;
+mod fence;
 mod frames;
 mod lan;
 mod netlink;
@@ -33,6 +36,7 @@ mod sys;
 mod sysctl;
 
 use crate::driver::Driver;
+use crate::fence::Fence;
 use crate::netlink::Kernel;
 use crate::options::Options;
 use crate::part::PartFile;
@@ -69,7 +73,9 @@ async fn run(options: &Options, readiness: Readiness) -> Result<(), Box<dyn Erro
     let (file, part) = PartFile::open(&options.part)?;
     tracing::info!(node = %part.node, cluster = part.cluster.cluster, boot = part.boot, "netd starts");
     let incarnation = incarnation(part.boot, clock::now());
-    let (mut driver, reader) = Driver::new((file, part), incarnation, Kernel::open()?, options.udp_port)?;
+    let fence = Fence::new(&options.init, part.cluster.timing);
+    let (mut driver, reader) =
+        Driver::new((file, part), incarnation, Kernel::open()?, fence, options.udp_port)?;
     driver.start().await?;
     bus::serve(&options.bus, reader)?;
     Ok(driver.run(readiness.tell()).await?)

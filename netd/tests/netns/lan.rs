@@ -348,6 +348,8 @@ impl Node {
             .arg(program)
             .args(["--part".as_ref(), self.directory.join("part").as_os_str()])
             .args(["--bus".as_ref(), self.directory.join("bus").as_os_str()])
+            // Nobody is there unless the test has an `Init`.
+            .args(["--init".as_ref(), self.init_socket().as_os_str()])
             // Standard output is as good a descriptor as any.
             .env("NOTIFY_FD", "1")
             .stdin(Stdio::null())
@@ -394,6 +396,22 @@ impl Node {
         let mut netd = self.netd.take().expect("started");
         run("kill", &["-TERM", &netd.process.id().to_string()]);
         wait(&mut netd.process, START_DEADLINE)
+    }
+
+    /// Stops or continues it.
+    pub(crate) fn signal(&self, signal: &str) {
+        let netd = self.netd.as_ref().expect("started");
+        run("kill", &[&format!("-{signal}"), &netd.process.id().to_string()]);
+    }
+
+    /// Where it looks for init.
+    pub(crate) fn init_socket(&self) -> PathBuf {
+        self.directory.join("init.sock")
+    }
+
+    /// The node's network namespace, as a file.
+    pub(crate) fn namespace(&self) -> fs::File {
+        fs::File::open(format!("/proc/{}/ns/net", self.holder.id())).unwrap()
     }
 
     /// Runs `ip` in the node.

@@ -9,9 +9,12 @@
 //! touches nothing outside, and leaves no process behind: the PID namespace dies with its first process. Where the host
 //! forbids user namespaces the tests say so and fail.
 
+mod init;
 mod lan;
 
+use init::{Heard, Init, Mood, boottime};
 use lan::{Lan, Node, patiently};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// VIP addresses of the test cluster: both start on n1's first port.
@@ -206,5 +209,137 @@ fn another_station_with_the_address_is_noticed() {
         patiently(TAKEOVER, "n1 notices", || n1.log().contains("vip-conflict vip=web").then_some(()));
         patiently(TAKEOVER, "the LAN knows n1", || (lan.neighbour(WEB) == n1.mac("p1")).then_some(()));
         assert!(n1.has("p1", WEB));
+    });
+}
+
+/// The fence's word lasts two thirds of the test cluster's lease, and comes at most twice a beat.
+const WORD: Duration = Duration::from_millis(400);
+const FEED_GAP: Duration = Duration::from_millis(25);
+
+/// With a patience that bears a busy machine: what is awaited here has no deadline of its own.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Whether an order was heard of an address that was there at the time.
+fn present(heard: &Heard) -> bool {
+    matches!(heard, Heard::Register { present: true, .. } | Heard::Release { present: true, .. })
+}
+
+fn guards(init: &Init, node: &Node, port: &str) {
+    let index: u32 =
+        node.ip(&format!("-oneline link show dev {port}")).split(':').next().unwrap().parse().unwrap();
+    patiently(LONG, "init has registered both VIPs and nothing else", || {
+        (init.registered() == [WEB, WEB6] && init.interfaces() == [index].into()).then_some(())
+    });
+}
+
+#[test]
+fn vips_are_fenced_from_before_they_appear_until_after_they_are_gone() {
+    lan::inside("vips_are_fenced_from_before_they_appear_until_after_they_are_gone", || {
+        let lan = Lan::new();
+        let mut n1 = lan.node("n1");
+        let init = Init::of(&n1, Mood::Willing);
+        n1.start();
+        n1.ready();
+        serves(&lan, &n1, "p1", LONG);
+        guards(&init, &n1, "p1");
+        lan.carrier(&n1, "p1", false);
+        serves(&lan, &n1, "p2", LONG);
+        guards(&init, &n1, "p2");
+        let orders = init.orders();
+        assert!(orders.len() >= 6, "registered, released and registered: {orders:?}");
+        assert!(!orders.iter().any(present), "before it is added, after it is removed: {orders:?}");
+
+        // One word for both, and not for every status.
+        let before = init.feeds().len();
+        patiently(LONG, "it is fed", || (init.feeds().len() >= before + 20).then_some(()));
+        let feeds = init.feeds();
+        assert!(feeds.windows(2).all(|pair| pair[1] - pair[0] >= FEED_GAP), "{feeds:?}");
+        assert_eq!(init.orders().len(), orders.len(), "without another registration");
+
+        n1.signal("STOP");
+        let stopped = boottime();
+        patiently(LONG, "its word ends", || {
+            init.feeds().last().filter(|word| **word < boottime()).map(|_| ())
+        });
+        assert!(init.feeds().last() <= Some(&(stopped + WORD)), "it gave none while it stood still");
+        // The real init has killed it by now. This one has woken up too late: it drops everything by itself.
+        patiently(LONG, "a lease passes", || (boottime() > stopped + 2 * WORD).then_some(()));
+        assert!(n1.has("p2", WEB) && n1.has("p2", WEB6));
+        let orders = init.orders().len();
+        n1.signal("CONT");
+        patiently(LONG, "it knows", || n1.log().contains("node-late").then_some(()));
+        patiently(LONG, "both are released", || (init.orders().len() >= orders + 2).then_some(()));
+        assert!(!init.orders().iter().any(present));
+        serves(&lan, &n1, "p2", LONG);
+        guards(&init, &n1, "p2");
+
+        assert_eq!(n1.terminate().code(), Some(0));
+        assert_eq!(init.registered(), [] as [String; 0]);
+        assert!(!init.orders().iter().any(present), "released once they were gone");
+        patiently(LONG, "no connection is left", || (init.connections() == 0).then_some(()));
+    });
+}
+
+#[test]
+fn next_life_answers_for_what_the_last_one_registered() {
+    lan::inside("next_life_answers_for_what_the_last_one_registered", || {
+        let lan = Lan::new();
+        let mut n1 = lan.node("n1");
+        let init = Init::of(&n1, Mood::Willing);
+        n1.start();
+        n1.ready();
+        serves(&lan, &n1, "p1", LONG);
+        guards(&init, &n1, "p1");
+        n1.kill();
+        let orders = init.orders().len();
+        // What was registered and never added.
+        let never: IpAddr = [10, 9, 0, 99].into();
+        init.plant(77, never);
+        n1.start();
+        n1.ready();
+        guards(&init, &n1, "p1");
+        let orders = init.orders().split_off(orders);
+        let kept = |vip: &str| {
+            let registered = |heard: &Heard| matches!(heard, Heard::Register { address, present: true, .. } if address.to_string() == vip);
+            orders.iter().any(registered)
+        };
+        assert!(kept(WEB) && kept(WEB6), "registered while they were there: {orders:?}");
+        let released: Vec<_> = orders.iter().filter(|o| matches!(o, Heard::Release { .. })).collect();
+        assert_eq!(released, [&Heard::Release { index: 77, address: never, present: false }]);
+        let before = init.feeds().len();
+        patiently(LONG, "the new life feeds", || (init.feeds().len() > before).then_some(()));
+        assert!(lan.answers(WEB) && lan.answers(WEB6));
+    });
+}
+
+#[test]
+fn vips_are_served_without_a_fence() {
+    lan::inside("vips_are_served_without_a_fence", || {
+        let lan = Lan::new();
+        let mut n1 = lan.node("n1");
+        let init = Init::of(&n1, Mood::Refusing);
+        n1.start();
+        n1.ready();
+        serves(&lan, &n1, "p1", TAKEOVER);
+        let refused = || init.orders().iter().filter(|order| **order == Heard::Refused).count();
+        patiently(LONG, "init is asked again", || (refused() >= 3).then_some(()));
+        let said = |what: &str| n1.log().matches(what).count();
+        assert_eq!(said("VIPs are not fenced"), 1, "said once: {}", n1.log());
+        assert_eq!(said("VIPs are fenced"), 0);
+
+        init.set(Mood::Willing);
+        guards(&init, &n1, "p1");
+        patiently(LONG, "that is said", || (said("VIPs are fenced") == 1).then_some(()));
+
+        // It hangs: nothing waits for it longer than a beat.
+        init.set(Mood::Hanging);
+        lan.carrier(&n1, "p1", false);
+        serves(&lan, &n1, "p2", LOCAL_MOVE);
+        patiently(LONG, "that is said", || (said("VIPs are not fenced") == 2).then_some(()));
+        init.set(Mood::Willing);
+        guards(&init, &n1, "p2");
+        patiently(LONG, "that is said", || (said("VIPs are fenced") == 2).then_some(()));
+        assert!(lan.answers(WEB) && lan.answers(WEB6));
+        assert_eq!(init.connections(), 1);
     });
 }
