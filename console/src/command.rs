@@ -17,6 +17,7 @@ show [state]           this node at a glance
 show ports             network ports and why one is not usable
 show vips              virtual addresses: who holds them, where they would go
 show peers             the other nodes
+show fence             addresses that init deletes when netd hangs
 show services          programs on this node
 show boot              this boot and how the ones before it ended
 show log [SERVICE]     last lines of its output, or of init's own (-n LINES)
@@ -29,7 +30,8 @@ help, ?                this list; \"show ?\" lists what can be shown
 ";
 
 /// What `show ?` prints.
-pub(crate) const HELP_SHOW: &str = "show state|boot|ports|vips|peers|services|log [SERVICE] [-n LINES]\n";
+pub(crate) const HELP_SHOW: &str =
+    "show state|boot|ports|vips|peers|fence|services|log [SERVICE] [-n LINES]\n";
 
 /// What `roster ?` and `cluster ?` print.
 pub(crate) const HELP_ROSTER: &str = "\
@@ -44,7 +46,7 @@ roster rotate FOLDER NAME KEY   sign one with another key
 /// Words offered by Tab at the first and the second place.
 const VERBS: [&str; 11] =
     ["cluster", "exit", "help", "init", "power-off", "reboot", "restart", "roster", "show", "version", "?"];
-const SUBJECTS: [&str; 7] = ["boot", "log", "peers", "ports", "services", "state", "vips"];
+const SUBJECTS: [&str; 8] = ["boot", "fence", "log", "peers", "ports", "services", "state", "vips"];
 
 /// Reads the state of this node and changes what may be changed by hand.
 #[derive(Debug, Parser)]
@@ -216,6 +218,8 @@ pub(crate) enum Show {
     Vips,
     /// The other nodes.
     Peers,
+    /// Addresses that init deletes when netd hangs.
+    Fence,
     /// Services.
     Services,
     /// The last lines of a service's output, or of init's.
@@ -333,6 +337,7 @@ mod tests {
             ("show v", show(Show::Vips)),
             ("show serv", show(Show::Services)),
             ("show peers", show(Show::Peers)),
+            ("show fence", show(Show::Fence)),
             ("show log", log(None, 20)),
             ("show log netd", log(Some("netd"), 20)),
             ("show log netd -n 200", log(Some("netd"), 200)),

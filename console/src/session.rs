@@ -168,6 +168,10 @@ impl Session {
                 Reply::Services(rows) => render::services(&rows),
                 _ => return Err(ControlError::Mismatch.into()),
             },
+            Show::Fence => match control::ask(&self.places.init, &Request::FenceState, COMMAND_LIMIT)? {
+                Reply::Fence(fence) => render::fence(&fence, boottime_ms()),
+                _ => return Err(ControlError::Mismatch.into()),
+            },
             Show::Boot => match control::ask(&self.places.init, &Request::Boot, COMMAND_LIMIT)? {
                 Reply::Boot(boot) => render::boot(&boot),
                 _ => return Err(ControlError::Mismatch.into()),

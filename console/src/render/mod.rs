@@ -8,7 +8,9 @@ pub(crate) mod text;
 
 use bus::net1::{NetState, PeerRow, PortRow, VipRow};
 use bus::provision1::StateRow;
-use proto::control::{BootInfo, LogLine, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState};
+use proto::control::{
+    BootInfo, FenceInfo, FenceState, LogLine, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState,
+};
 pub(crate) use roster::{entry, founded, roster, roster_row, signed};
 use std::collections::BTreeMap;
 use text::{COLUMNS, age, bytes, clip, list, paragraph, printable, table};
@@ -277,6 +279,41 @@ pub(crate) fn peers(peers: &[PeerRow], now_ms: u64) -> String {
     let rows: Vec<[String; 3]> =
         peers.iter().map(|peer| [peer.node.clone(), heard(peer, now_ms), peer.address.clone()]).collect();
     table(["NODE", "STATE", "ADDRESS"], &rows, None)
+}
+
+/// `show fence`. `now_ms` is `CLOCK_BOOTTIME`.
+pub(crate) fn fence(fence: &FenceInfo, now_ms: u64) -> String {
+    let mut out = match fence.state {
+        FenceState::Idle => "no addresses are registered\n".to_owned(),
+        _ => {
+            let left =
+                fence.left_ms.map(|ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100)).unwrap_or_default();
+            let rows: Vec<[String; 5]> = fence
+                .rows
+                .iter()
+                .map(|row| {
+                    let link = fence.interfaces.get(usize::from(row.interface));
+                    [
+                        format!("{}/{}", row.address.address, row.address.prefix),
+                        link.map(|link| link.name.clone()).unwrap_or_default(),
+                        left.clone(),
+                        fence.state.to_string(),
+                        fence.service.clone().unwrap_or_default(),
+                    ]
+                })
+                .collect();
+            table(["ADDRESS", "LINK", "LEFT", "STATE", "SERVICE"], &rows, Some(COLUMNS))
+        }
+    };
+    out.push_str(&line(&format!("fed {} times since boot", fence.feeds)));
+    if let Some(last) = &fence.last {
+        let ago = age(now_ms.saturating_sub(last.at_ms));
+        let (took, deleted, absent) = (last.took_us.div_ceil(1000), last.deleted, last.absent);
+        out.push_str(&line(&format!(
+            "{ago} ago: {deleted} deleted, {absent} were not there, {took} ms after the deadline"
+        )));
+    }
+    out
 }
 
 /// `show services`.

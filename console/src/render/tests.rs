@@ -1,7 +1,9 @@
 //! What a technician sees, as tables.
 
 use super::*;
-use proto::control::{FilesystemInfo, LastExit, MemoryInfo, WatchdogInfo};
+use proto::control::{
+    FenceAddress, FenceReport, FenceRow, FilesystemInfo, InterfaceRef, LastExit, MemoryInfo, WatchdogInfo,
+};
 
 const NOW: u64 = 3_725_000;
 
@@ -327,5 +329,46 @@ fn boots_the_latest_first_and_the_unknown_said() {
             "boot      number unknown from slot unknown, id unknown\nrecord    not kept on STATE: no answer\n"
         ),
         "{text}"
+    );
+}
+
+#[test]
+fn fenced_addresses_have_a_line_each() {
+    let interface = |name: &str| InterfaceRef { index: 2, name: name.into() };
+    let row = |interface, address: &str, prefix| {
+        let address = FenceAddress { address: address.parse().expect("a literal"), prefix };
+        FenceRow { interface, address }
+    };
+    let mut info = FenceInfo {
+        state: FenceState::Armed,
+        service: Some("netd".into()),
+        left_ms: Some(1987),
+        feeds: 4711,
+        interfaces: vec![interface("eth0"), interface("eth1")],
+        rows: vec![row(0, "10.9.0.100", 32), row(1, "fd09::100", 128)],
+        last: None,
+    };
+    assert_eq!(
+        fence(&info, NOW),
+        "ADDRESS        LINK  LEFT   STATE  SERVICE\n\
+         10.9.0.100/32  eth0  1.9 s  armed  netd\n\
+         fd09::100/128  eth1  1.9 s  armed  netd\n\
+         fed 4711 times since boot\n"
+    );
+    let widest = row(0, "2001:db8:1111:2222:3333:4444:5555:6666", 128);
+    info.interfaces[0].name = "fifteen-letters".into();
+    info.service = Some("s".repeat(32));
+    info.rows = vec![widest];
+    info.last = Some(FenceReport { at_ms: NOW - 61_000, deleted: u32::MAX, absent: 1, took_us: u64::MAX });
+    for line in fence(&info, NOW).lines() {
+        assert!(line.chars().count() <= 78, "{line}");
+    }
+    info.state = FenceState::Idle;
+    info.rows.clear();
+    info.last = Some(FenceReport { at_ms: NOW - 61_000, deleted: 2, absent: 1, took_us: 4200 });
+    assert_eq!(
+        fence(&info, NOW),
+        "no addresses are registered\nfed 4711 times since boot\n\
+         1m01s ago: 2 deleted, 1 were not there, 5 ms after the deadline\n"
     );
 }

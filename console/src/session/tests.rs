@@ -6,7 +6,9 @@ use crate::testing::Dir;
 use bus::net1::{PeerRow, VipRow};
 use bus::provision1::ProvisionState;
 use bus::{Interfaces, Server};
-use proto::control::{LogLine, MemoryInfo, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState};
+use proto::control::{
+    FenceInfo, FenceState, LogLine, MemoryInfo, ServiceRow, ServiceState, SystemInfo, WatchInfo, WatchState,
+};
 use proto::envelope::encode;
 use tokio::sync::{oneshot, watch};
 
@@ -184,19 +186,32 @@ fn logs_and_restarts() {
     let dir = Dir::new();
     let session = Session::new(places(&dir)).unwrap();
     let lines = vec![LogLine { at_ms: 1, text: "hello".into() }];
+    let fence = FenceInfo {
+        state: FenceState::Idle,
+        service: None,
+        left_ms: None,
+        feeds: 3,
+        interfaces: Vec::new(),
+        rows: Vec::new(),
+        last: None,
+    };
     let replies = vec![
         Some(encode(&Reply::Log(lines))),
         Some(encode(&Reply::Accepted)),
         Some(encode(&Reply::Accepted)),
+        Some(encode(&Reply::Fence(fence))),
     ];
     let init = fake_init(&session.places.init, replies);
     assert_eq!(run(&session, "show log netd -n 3"), ("[     0.001] hello\n".into(), None));
     assert_eq!(run(&session, "restart netd"), ("netd is restarted\n".into(), None));
     assert!(run(&session, "show log").1.expect("an answer to another question").contains("something else"));
+    let fence = "no addresses are registered\nfed 3 times since boot\n";
+    assert_eq!(run(&session, "show fence"), (fence.into(), None));
     let expected = [
         Request::Log { service: Some("netd".into()), lines: 3 },
         Request::Restart { service: "netd".into() },
         Request::Log { service: None, lines: 20 },
+        Request::FenceState,
     ];
     assert_eq!(init.join().unwrap(), expected);
 }
