@@ -1,13 +1,17 @@
 //! `demo-web`: the service behind the demo cluster's VIPs. It names the node that answered, so that a failover can be
 //! watched with `curl`.
 //!
-//! It binds the unspecified address: a VIP that arrives later is served without a restart.
+//! It listens on the unspecified address: a VIP that arrives later is served without a restart. The sockets are init's where
+//! the service file has some, otherwise one of its own.
 
 mod http;
 mod server;
+mod sys;
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 
 /// Where it listens when no other port is given.
 const TCP_PORT: u16 = 80;
@@ -21,16 +25,28 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // An IPv6 socket takes IPv4 clients too, as long as net.ipv6.bindv6only is 0, the kernel's default.
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, tcp_port));
-    let outcome = TcpListener::bind(address)
-        .map_err(|e| format!("cannot listen on {address}: {e}"))
-        .and_then(|listener| server::serve(&listener, &server::Kernel::default()).map_err(|e| e.to_string()));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
+    let mut listeners = sys::inherited();
+    if listeners.is_empty() {
+        // An IPv6 socket takes IPv4 clients too, as long as net.ipv6.bindv6only is 0, the kernel's default.
+        match TcpListener::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => return failed(&format!("cannot listen on {address}: {error}")),
         }
     }
+    let (ended, end) = mpsc::channel();
+    for listener in listeners {
+        let ended = ended.clone();
+        // The first one that ends ends the program, and init starts it again.
+        thread::spawn(move || drop(ended.send(server::serve(&listener, &server::Kernel::default()))));
+    }
+    match end.recv() {
+        Ok(Err(error)) => failed(&error.to_string()),
+        Ok(Ok(())) | Err(mpsc::RecvError) => ExitCode::SUCCESS,
+    }
+}
+
+fn failed(message: &str) -> ExitCode {
+    eprintln!("{message}");
+    ExitCode::FAILURE
 }
