@@ -116,3 +116,49 @@ pub(crate) fn accepted(reply: Reply) -> Result<(), InitError> {
         _ => Err(InitError::Answer(None)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{Backlog, accept, bind, listen};
+    use std::sync::mpsc;
+
+    /// An init that answers the first request only when it is told to, with a refusal, and the next ones at once.
+    fn late_init(path: &Path, go: mpsc::Receiver<()>) -> std::thread::JoinHandle<()> {
+        let listener =
+            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        std::thread::spawn(move || {
+            let client = accept(listener.as_raw_fd()).unwrap();
+            let mut buffer = [0; 1024];
+            for reply in [Reply::Refused { reason: "late".into() }, Reply::Accepted] {
+                assert_ne!(recv(client, &mut buffer, MsgFlags::empty()), Ok(0));
+                if reply != Reply::Accepted {
+                    go.recv().unwrap();
+                }
+                send(client, &envelope::encode(&reply), MsgFlags::MSG_NOSIGNAL).unwrap();
+            }
+            nix::unistd::close(client).unwrap();
+        })
+    }
+
+    #[test]
+    fn a_late_answer_is_not_taken_for_the_next_one() {
+        let path = std::env::temp_dir().join(format!("evenkeel-daemon-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let (tell, go) = mpsc::channel();
+        let init = late_init(&path, go);
+        let connection = Connection::open(&path, Duration::from_millis(20)).unwrap();
+        let late = connection.ask(&Request::FenceState);
+        assert!(matches!(late, Err(InitError::Connection(Errno::EAGAIN))), "{late:?}");
+        setsockopt(&connection.socket, sockopt::ReceiveTimeout, &TimeVal::seconds(30)).unwrap();
+        tell.send(()).unwrap();
+        let reply = connection.ask(&Request::FenceAdopt { until_ns: 1 });
+        assert!(matches!(reply, Ok(Reply::Accepted)), "{reply:?}");
+        init.join().unwrap();
+        let gone = connection.ask(&Request::FenceState);
+        assert!(matches!(gone, Err(InitError::Connection(_))), "{gone:?}");
+        std::fs::remove_file(path).unwrap();
+    }
+}

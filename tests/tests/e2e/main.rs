@@ -50,11 +50,12 @@ const fn scenario(name: &'static str, on: On) -> Scenario {
     Scenario { name, on }
 }
 
-const SCENARIOS: [Scenario; 24] = [
+const SCENARIOS: [Scenario; 25] = [
     scenario("v16_every_vip_is_served_after_power_on", On::Cluster(vips::served_after_power_on)),
     scenario("v01_port_pulled", On::Cluster(vips::port_pulled)),
     scenario("v02_all_ports_of_a_node_pulled", On::Cluster(vips::all_ports_of_a_node_pulled)),
     scenario("v03_netd_killed", On::Cluster(vips::netd_killed)),
+    scenario("v03_netd_stopped", On::Cluster(vips::netd_stopped)),
     scenario("v04b_node_frozen_and_thawed", On::Cluster(vips::node_frozen_and_thawed)),
     scenario("b01_reboot_hands_over", On::Cluster(boot::reboot_hands_over)),
     scenario("b02_power_off_moves_vips_and_power_on_rejoins", On::Cluster(boot::power_off_and_on)),

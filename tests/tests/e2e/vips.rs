@@ -1,10 +1,12 @@
 //! Faults of ports, daemons and nodes: what becomes of the VIPs.
 
+use crate::init::services_of;
 use crate::world::{
     MOVE_LIMIT, Outcome, SETTLE_LIMIT, World, at_most, data_ports, figures, holder, neighbours, outage,
     settle, whole,
 };
 use lab::table::seconds;
+use std::error::Error;
 use std::time::Duration;
 
 /// Repetitions of a fault.
@@ -72,19 +74,33 @@ pub(crate) fn all_ports_of_a_node_pulled(world: &World) -> Outcome {
 }
 
 pub(crate) fn netd_killed(world: &World) -> Outcome {
+    let (median, text) = netd_ended(world, "KILL")?;
+    at_most(median, Duration::from_secs(1), text)
+}
+
+/// The fence ends it before another node takes over: its addresses are gone, and then somebody has them.
+pub(crate) fn netd_stopped(world: &World) -> Outcome {
+    let (median, text) = netd_ended(world, "STOP")?;
+    at_most(median, Duration::from_secs(3), text)
+}
+
+/// A holder's netd gets `signal`; median of the outages, and all of them.
+fn netd_ended(world: &World, signal: &str) -> Result<(Duration, String), Box<dyn Error>> {
     let lab = &world.lab;
     let vip = "shop-1";
     let mut outages = Vec::new();
     for _ in 0..RUNS {
         settle(world)?;
         let (node, _) = holder(lab, vip)?;
+        let netd = || services_of(lab, &node).map(|services| services.get("netd").cloned());
+        let before = netd()?;
         world.mark()?;
-        lab.signal(&node, "netd", "KILL")?;
+        lab.signal(&node, "netd", signal)?;
+        lab.expect_within(SETTLE_LIMIT, "another netd", || netd().is_ok_and(|now| now != before))?;
         lab.expect_within(SETTLE_LIMIT, "netd back", || whole(lab, &node))?;
         outages.push(outage(lab, vip)?);
     }
-    let (median, text) = figures(outages);
-    at_most(median, Duration::from_secs(1), text)
+    Ok(figures(outages))
 }
 
 pub(crate) fn node_frozen_and_thawed(world: &World) -> Outcome {

@@ -171,4 +171,30 @@ mod tests {
     pub(super) fn refused(rest: &str) -> String {
         parse("a", &format!("command = ['/bin/a']\n{rest}\n")).expect_err(rest).to_string()
     }
+
+    /// The image's own files are read here, not for the first time on a machine.
+    #[test]
+    fn the_services_of_the_image_run_in_their_walls() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut units = BTreeMap::new();
+        for directory in ["image/root", "qemu/overlay"] {
+            for file in std::fs::read_dir(root.join(directory).join("etc/evenkeel/services")).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.file_stem().unwrap().to_str().unwrap();
+                let text = std::fs::read_to_string(&path).unwrap();
+                let unit = parse(name, &text).unwrap_or_else(|refusal| panic!("{refusal}")).unit;
+                units.insert(name.to_owned(), unit);
+            }
+        }
+        // The console and the lab's tools act for a person with all that root may.
+        let free = ["agent", "console", "fault"];
+        for (name, unit) in &units {
+            let walled = unit.privileges.no_new_privs && unit.sandbox.system_calls.is_some();
+            assert_eq!(walled, !free.contains(&name.as_str()), "{name}");
+        }
+        let capabilities = |name: &str| units[name].privileges.capabilities.map(u64::count_ones);
+        assert_eq!(["netd", "provisiond", "init-bus", "web"].map(capabilities), [2, 0, 0, 0].map(Some));
+        assert!(units["netd"].fence && units["netd"].watchdog.is_some());
+        assert!(units["web"].privileges.identity.is_some_and(|identity| identity.user == 1000));
+    }
 }
