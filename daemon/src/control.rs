@@ -23,11 +23,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// Why init did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The socket cannot be reached, init has closed the connection, or, with `EAGAIN`, it has not answered in time and the
-    /// connection can be used on. Whether it did what was asked is unknown;
-    /// everything here is safe to ask again.
+    /// The socket cannot be reached, init has closed the connection, or, with `EAGAIN`, it takes no more for now. Whether
+    /// it did what was asked is unknown; everything here is safe to ask again.
     #[error("init cannot be asked: {}", .0.desc())]
     Connection(Errno),
+    /// It may do what was asked later, before all that is asked later over the same connection.
+    #[error("init does not answer in time")]
+    Late,
     /// Nothing has changed.
     #[error("init refuses: {0}")]
     Refused(String),
@@ -93,6 +95,7 @@ impl Connection {
         loop {
             let count = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return Err(InitError::Late),
                 Ok(0) => return Err(InitError::Connection(Errno::ECONNRESET)),
                 result => result?,
             };
@@ -151,7 +154,7 @@ mod tests {
         let init = late_init(&path, go);
         let connection = Connection::open(&path, Duration::from_millis(20)).unwrap();
         let late = connection.ask(&Request::FenceState);
-        assert!(matches!(late, Err(InitError::Connection(Errno::EAGAIN))), "{late:?}");
+        assert!(matches!(late, Err(InitError::Late)), "{late:?}");
         setsockopt(&connection.socket, sockopt::ReceiveTimeout, &TimeVal::seconds(30)).unwrap();
         tell.send(()).unwrap();
         let reply = connection.ask(&Request::FenceAdopt { until_ns: 1 });

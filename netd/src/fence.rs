@@ -153,7 +153,7 @@ impl Fence {
                 Some(init) => init,
                 None => Init::connect_within(&self.path, self.pace.patience())?,
             };
-            settle(&self.init.insert(init), word, self.held.values())
+            settle(self.init.insert(init), word, self.held.values())
         });
         self.concluded(now, result)?;
         self.rest();
@@ -167,9 +167,9 @@ impl Fence {
             // Not init's fault; the next beat brings the word.
             Err(FenceError::NoWord | FenceError::AtOdds) => return result,
             Err(FenceError::Init(error)) => {
-                // With EAGAIN it is late, and what was asked is still to be done, before all that is asked later over the
-                // same connection.
-                if !matches!(error, InitError::Refused(_) | InitError::Connection(Errno::EAGAIN)) {
+                // A connection on which init is only behind keeps the order of what was asked.
+                let behind = matches!(error, InitError::Late | InitError::Connection(Errno::EAGAIN));
+                if !behind && !matches!(error, InitError::Refused(_)) {
                     self.init = None;
                 }
                 self.retry = now + RETRY;

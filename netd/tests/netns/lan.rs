@@ -440,9 +440,14 @@ impl Node {
         self.ip("-4 rule show priority 1000") + &self.ip("-6 rule show priority 1000")
     }
 
-    fn table(&self, port: &str) -> u32 {
+    /// The kernel's number of the port's interface.
+    pub(crate) fn index(&self, port: &str) -> u32 {
         let text = self.ip(&format!("-oneline link show dev {port}"));
-        1000 + text.split(':').next().unwrap().parse::<u32>().unwrap()
+        text.split(':').next().unwrap().parse().unwrap()
+    }
+
+    fn table(&self, port: &str) -> u32 {
+        1000 + self.index(port)
     }
 
     /// Routes of the port's table.

@@ -224,11 +224,10 @@ fn present(heard: &Heard) -> bool {
     matches!(heard, Heard::Register { present: true, .. } | Heard::Release { present: true, .. })
 }
 
+/// Waits until init knows both VIPs on `port`, and no other address.
 fn guards(init: &Init, node: &Node, port: &str) {
-    let index: u32 =
-        node.ip(&format!("-oneline link show dev {port}")).split(':').next().unwrap().parse().unwrap();
     patiently(LONG, "init has registered both VIPs and nothing else", || {
-        (init.registered() == [WEB, WEB6] && init.interfaces() == [index].into()).then_some(())
+        (init.registered() == [WEB, WEB6] && init.interfaces() == [node.index(port)].into()).then_some(())
     });
 }
 
