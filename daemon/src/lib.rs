@@ -10,4 +10,4 @@ pub mod memory;
 mod readiness;
 
 pub use control::InitError;
-pub use readiness::{Progress, Readiness};
+pub use readiness::{Progress, Readiness, SIGN_OF_LIFE_EVERY};

@@ -5,6 +5,7 @@ use nix::fcntl::OFlag;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 /// The promise to say that this daemon is ready.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ impl Readiness {
         Progress(self.0)
     }
 }
+
+/// Between two signs of life. The services' `watchdog_s` allow ten times that and more.
+pub const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 
 /// Signs of life after readiness.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use crate::ports::PortTable;
 use crate::probe::{Prober, Step};
 use crate::{bus, clock, events};
 use ::bus::net1::NetState;
-use daemon::Progress;
+use daemon::{Progress, SIGN_OF_LIFE_EVERY};
 use netd_core::{Failover, Input, Operation, Outbox, Output, UnknownNode};
 use proto::cluster::{Guard, NodeName, PortName, VipName};
 use proto::control::{FenceAddress, InterfaceRef};
@@ -68,9 +68,6 @@ const PUBLISH_GAP: Duration = Duration::from_millis(100);
 
 /// Between two looks without an event: times of beats.
 const PUBLISH_IDLE: Duration = Duration::from_secs(1);
-
-/// Between two signs of life for init, which allows ten times that.
-const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two conflicts told of one VIP: whoever floods the LAN must not flood the core.
 const CONFLICT_GAP: Duration = Duration::from_millis(100);

@@ -17,7 +17,7 @@ use crate::roster::{self, Keeper};
 use crate::{init, machine, node_record};
 use bus::provision1::ProvisionState;
 use bus::{BindError, Interfaces, Server};
-use daemon::Readiness;
+use daemon::{Readiness, SIGN_OF_LIFE_EVERY};
 use proto::personality::Personality;
 use proto::text::one_line;
 use std::io;
@@ -26,6 +26,7 @@ use store::StoreError;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 /// Why the daemon ends with an error.
@@ -57,7 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<(), DriverError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(kernel("catch SIGTERM"))?;
         let mut node = Node::start(options)?;
         let server = Server::bind(&options.bus).map_err(DriverError::Bind)?;
-        Readiness::from_environment().tell();
+        let mut progress = Readiness::from_environment().tell();
+        let mut sign_of_life = tokio::time::interval(SIGN_OF_LIFE_EVERY);
+        sign_of_life.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let state = watch::Sender::new(node.state());
         let (apply, mut calls) = bus::provision1::calls();
         let interfaces = Interfaces {
@@ -79,6 +82,8 @@ pub(crate) fn run(options: &Options) -> Result<(), DriverError> {
                     // The client may have gone: what it handed in counts all the same.
                     drop(call.answer.send(answer));
                 }
+                // From the loop that would hang with the disk.
+                _ = sign_of_life.tick() => progress.tell(),
                 _ = terminate.recv() => {
                     info!("told to stop");
                     return Ok(());

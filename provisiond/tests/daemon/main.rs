@@ -85,6 +85,8 @@ impl Machine {
     fn run(&self) -> (StateRow, String) {
         let daemon = self.start();
         daemon.ready();
+    daemon.lives();
+    daemon.lives();
         let row = self.state();
         let (status, log) = daemon.terminate();
         assert_eq!(status.code(), Some(0), "{log}");
@@ -166,6 +168,11 @@ impl Daemon {
 
     fn ready(&self) {
         assert_eq!(self.ready.recv_timeout(DEADLINE).as_deref(), Ok("READY=1"));
+    }
+
+    /// Its loop says that it turns, with an empty line every so often.
+    fn lives(&self) {
+        assert_eq!(self.ready.recv_timeout(DEADLINE).as_deref(), Ok(""));
     }
 
     fn terminate(self) -> (ExitStatus, String) {
