@@ -85,8 +85,6 @@ impl Machine {
     fn run(&self) -> (StateRow, String) {
         let daemon = self.start();
         daemon.ready();
-    daemon.lives();
-    daemon.lives();
         let row = self.state();
         let (status, log) = daemon.terminate();
         assert_eq!(status.code(), Some(0), "{log}");
@@ -222,6 +220,8 @@ fn first_boot_stores_the_personality_and_hands_out_the_part() {
     let init = fake_init(&machine.path("init.sock"), Reply::Accepted);
     let daemon = machine.start();
     daemon.ready();
+    daemon.lives();
+    daemon.lives();
     assert_eq!(init.join().unwrap(), Request::SetHostname { name: "a1".into() });
     let row = machine.state();
     let expected = StateRow {
