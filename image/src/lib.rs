@@ -7,7 +7,6 @@
 //!
 //! Not here: signing, and writing slots of a running node.
 
-pub mod bgenv;
 mod build;
 mod checksums;
 mod cpio;

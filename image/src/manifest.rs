@@ -66,7 +66,7 @@ pub struct Manifest {
 /// The builder's own sources and the libraries it was built with: another compressor or another builder makes another
 /// image from the same inputs.
 const BUILDER: &[&str] = &[
-    include_str!("bgenv.rs"),
+    include_str!("../../proto/src/bgenv.rs"),
     include_str!("build.rs"),
     include_str!("checksums.rs"),
     include_str!("cpio.rs"),

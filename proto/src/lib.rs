@@ -5,6 +5,7 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | [`bgenv`] | the boot loader's environment, byte by byte |
 //! | [`boot`] | what PID 1 remembers from boot to boot |
 //! | [`cluster`] | the cluster file: types, parser, rules |
 //! | [`control`] | what the console and the daemons ask of init |
@@ -18,6 +19,7 @@
 //! | [`text`] | an error on one line, bytes in hexadecimal |
 //! | [`time`] | the instant and duration cores are driven with |
 
+pub mod bgenv;
 pub mod boot;
 pub mod cluster;
 pub mod control;
