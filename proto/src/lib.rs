@@ -15,6 +15,7 @@
 //! | [`personality`] | what makes a node itself, and how SMBIOS carries it |
 //! | [`record`] | what provisiond remembers from boot to boot |
 //! | [`roster`] | the public key of every node |
+//! | [`slot`] | the two slots of a node |
 //! | [`status`] | what nodes of a group tell each other every beat |
 //! | [`text`] | an error on one line, bytes in hexadecimal |
 //! | [`time`] | the instant and duration cores are driven with |
@@ -29,6 +30,7 @@ pub mod part;
 pub mod personality;
 pub mod record;
 pub mod roster;
+pub mod slot;
 pub mod status;
 pub mod text;
 pub mod time;

@@ -1,0 +1,533 @@
+//! The machine: a job is a list of acts, carried out one after the other. An act that touches the disk is a step, and
+//! the next act waits for its answer.
+
+use super::control::Environments;
+use super::environment::{self, Repair};
+use super::io::{Boot, Booted, Event, Found, Input, Outbox, Output, Refusal, Step, Token, Trouble};
+use super::record::{Failure, Release, SlotRecord, Stage};
+use super::start;
+use core::mem;
+use proto::bgenv::Environment;
+use proto::slot::Slot;
+use proto::time::{Duration, Time};
+use std::collections::VecDeque;
+
+/// How long a trial takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long the checks have to be good without a break.
+    pub soak: Duration,
+    /// When the trial fails although nobody says so.
+    pub deadline: Duration,
+}
+
+/// A change of the record.
+#[derive(Clone, Debug)]
+pub(super) enum Mark {
+    Whole(SlotRecord),
+    Stage(Slot, Stage),
+    Failed(Release, Failure),
+    /// The target takes the committed slot's place, which becomes what the loader falls back to.
+    Committed(Release),
+    /// The same, and the slot that was committed is of no use any more.
+    Fallback,
+}
+
+/// One thing of a job.
+#[derive(Clone, Debug)]
+pub(super) enum Act {
+    /// Compares what is there with the record.
+    Judge,
+    /// Makes the environments what the record wants, one after the other.
+    Repair,
+    /// The target's environment becomes: in progress, installed, confirmed.
+    Progress,
+    Install,
+    Confirm,
+    Write(Slot, Environment),
+    Sync(Slot),
+    /// Both environments are read; the one that was written has to be there.
+    Check,
+    Mark(Mark),
+    Fill(Slot, Release),
+    /// The slot is read back and has to hold this release.
+    Verify(Slot, Release),
+    /// The same for the committed slot, while the other one runs.
+    VerifyCommitted(Slot, Release),
+    /// The slot is read, what it holds becomes the committed release.
+    Adopt(Slot),
+    BeginTrial,
+    Say(Event),
+    Restart,
+}
+
+/// Confirms a trial. The other environment comes last: it must not keep a healthy slot from being confirmed.
+pub(super) fn commit(slot: Slot, release: Release, attempt: u8, boot: u64) -> Vec<Act> {
+    vec![
+        Act::Mark(Mark::Stage(slot, Stage::Healthy { release, attempt, boot })),
+        Act::Confirm,
+        Act::Mark(Mark::Committed(release)),
+        Act::Say(Event::Committed { slot, release }),
+        Act::Repair,
+    ]
+}
+
+/// Ends a trial.
+pub(super) fn fail(slot: Slot, release: Release, failure: Failure) -> Vec<Act> {
+    vec![
+        Act::Mark(Mark::Failed(release, failure.clone())),
+        Act::Say(Event::Failed { slot, release, failure }),
+        Act::Repair,
+    ]
+}
+
+/// The trial that runs, as long as this process does. Timers count from its beginning, in running time.
+#[derive(Clone, Debug)]
+struct Trial {
+    /// When to fail it.
+    deadline: Time,
+    /// Since when the checks are good.
+    healthy: Option<Time>,
+    /// The verdict, until it can be acted on.
+    unfit: Option<String>,
+}
+
+impl Trial {
+    fn soaked(&self, policy: &Policy) -> Option<Time> {
+        self.healthy.map(|since| since + policy.soak)
+    }
+}
+
+/// A step that has not been answered.
+#[derive(Clone, Debug)]
+struct Pending {
+    token: Token,
+    step: Step,
+    act: Act,
+}
+
+/// The slots of a node. The module's head has the stages.
+#[derive(Debug)]
+pub struct Slots {
+    policy: Policy,
+    boot: Boot,
+    /// As it is on the disk.
+    record: Option<SlotRecord>,
+    /// Both environments as they were read; nothing while one may have changed.
+    both: Option<Environments>,
+    /// What was written to the target's environment and has to be read back.
+    written: Option<(Slot, Environment)>,
+    job: VecDeque<Act>,
+    pending: Option<Pending>,
+    trial: Option<Trial>,
+    /// The record could not be stored.
+    halted: bool,
+    tokens: u64,
+}
+
+impl Slots {
+    /// Compares what is there with the record, finishes or gives up what was under way.
+    pub fn start(policy: Policy, boot: Boot, now: Time, out: &mut Outbox) -> Slots {
+        for disk in &boot.foreign {
+            out.push(Output::Event(Event::Foreign { disk: disk.clone() }));
+        }
+        let mut slots = Slots {
+            policy,
+            record: boot.record.clone(),
+            boot,
+            both: None,
+            written: None,
+            job: VecDeque::from([Act::Judge]),
+            pending: None,
+            trial: None,
+            halted: false,
+            tokens: 0,
+        };
+        slots.proceed(now, out);
+        slots
+    }
+
+    /// Takes one input in.
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Outbox) {
+        match input {
+            Input::Done(token) => self.answered(token, out, |slots, act, _| slots.done(act)),
+            Input::Environments(token, both) => {
+                self.answered(token, out, |slots, act, out| slots.read(act, both, out));
+            }
+            Input::ReRead(token, found) => {
+                self.answered(token, out, |slots, act, out| slots.reread(act, found, out));
+            }
+            Input::NotDone(token, why) => self.not_done(token, why, out),
+            Input::Install(release) => self.asked(out, |slots| slots.install(release)),
+            Input::Try => self.asked(out, |slots| slots.try_target()),
+            Input::Healthy(healthy) => self.healthy(now, healthy),
+            Input::Unfit(why) => match &mut self.trial {
+                Some(trial) => trial.unfit = Some(why),
+                None => out.push(Output::Event(Event::Refused(Refusal::NoTrial))),
+            },
+        }
+        self.proceed(now, out);
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Time, out: &mut Outbox) {
+        self.proceed(now, out);
+    }
+
+    /// When [`Slots::handle_timeout`] is due. Nothing while a step is not answered: its answer looks at the time.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        let trial = self.trial.as_ref().filter(|_| self.pending.is_none() && !self.halted)?;
+        Some(trial.soaked(&self.policy).map_or(trial.deadline, |soaked| soaked.min(trial.deadline)))
+    }
+
+    /// What is remembered, as it is on the disk; nothing before a slot has been adopted.
+    pub fn record(&self) -> Option<&SlotRecord> {
+        self.record.as_ref()
+    }
+
+    /// The step that everything waits for.
+    pub fn waits_for(&self) -> Option<&Step> {
+        self.pending.as_ref().map(|pending| &pending.step)
+    }
+
+    // Inputs.
+
+    fn answered(
+        &mut self,
+        token: Token,
+        out: &mut Outbox,
+        act_on: impl FnOnce(&mut Slots, Act, &mut Outbox),
+    ) {
+        // An answer to a step that was given up long ago changes nothing.
+        if self.pending.as_ref().is_some_and(|pending| pending.token == token) {
+            let pending = self.pending.take().expect("just seen");
+            if let (Act::Mark(_), Step::Persist(record)) = (&pending.act, pending.step) {
+                self.record = Some(record);
+            }
+            act_on(self, pending.act, out);
+        }
+    }
+
+    /// A step without an answer of its own is done.
+    fn done(&mut self, act: Act) {
+        if let Act::Write(slot, environment) = act {
+            self.written = Some((slot, environment));
+        }
+    }
+
+    fn read(&mut self, act: Act, both: Environments, out: &mut Outbox) {
+        if let Some((slot, environment)) = self.written.take()
+            && both[slot].as_ref() != Ok(&environment)
+        {
+            let found = match &both[slot] {
+                Ok(found) => environment::told(found),
+                Err(error) => error.to_string(),
+            };
+            return self.give_up(Trouble::Environment { slot, found }, out);
+        }
+        self.both = Some(both);
+        if !matches!(act, Act::Check) {
+            self.job.push_front(act);
+        }
+    }
+
+    fn reread(&mut self, act: Act, found: Found, out: &mut Outbox) {
+        let (slot, release) = match act {
+            Act::Verify(slot, release) | Act::VerifyCommitted(slot, release) => (slot, release),
+            Act::Adopt(slot) => {
+                let release =
+                    Release { digest: found.digest, size: found.size, version: self.boot.running };
+                let known = self.both.iter().flat_map(|both| [&both[slot], &both[slot.other()]]);
+                let watchdog_s = known.flatten().next().map_or(0, |e| e.watchdog_s);
+                self.job.extend([
+                    Act::Mark(Mark::Whole(SlotRecord::adopted(slot, release, watchdog_s))),
+                    Act::Say(Event::Adopted { slot, release }),
+                    Act::Repair,
+                ]);
+                return;
+            }
+            _ => return,
+        };
+        if found == (Found { digest: release.digest, size: release.size }) {
+            return;
+        }
+        out.push(Output::Event(Event::Trouble(Trouble::Bytes { slot, expected: release, found })));
+        self.spoiled(&act);
+    }
+
+    /// A slot does not hold what it should.
+    fn spoiled(&mut self, act: &Act) {
+        match act {
+            // The one that runs has been committed before.
+            Act::VerifyCommitted(lost, _) => {
+                let committed = lost.other();
+                let release = self.record.as_ref().and_then(|r| r.stages[committed].release()).copied();
+                self.job = VecDeque::from([Act::Mark(Mark::Fallback)]);
+                let event = release.map(|release| Event::Fallback { lost: *lost, committed, release });
+                self.job.extend(event.map(Act::Say));
+                self.job.push_back(Act::Repair);
+            }
+            Act::Verify(slot, _) => {
+                self.job = VecDeque::from([Act::Mark(Mark::Stage(*slot, Stage::Empty)), Act::Repair]);
+            }
+            _ => {}
+        }
+    }
+
+    fn not_done(&mut self, token: Token, why: String, out: &mut Outbox) {
+        let Some(pending) = self.pending.take_if(|pending| pending.token == token) else { return };
+        let trouble = Trouble::Step { step: pending.step.to_string(), why };
+        if matches!(pending.step, Step::Persist(_)) {
+            self.halted = true;
+        }
+        self.give_up(trouble, out);
+        if matches!(pending.act, Act::VerifyCommitted(..)) {
+            self.spoiled(&pending.act);
+        }
+    }
+
+    /// Ends the job. A slot whose bytes were being replaced holds nothing.
+    fn give_up(&mut self, trouble: Trouble, out: &mut Outbox) {
+        out.push(Output::Event(Event::Trouble(trouble)));
+        self.job.clear();
+        self.both = None;
+        self.written = None;
+        if let Some(record) = &self.record {
+            let slot = record.target();
+            if matches!(record.stages[slot], Stage::Writing { .. }) {
+                self.job.push_back(Act::Mark(Mark::Stage(slot, Stage::Empty)));
+            }
+        }
+    }
+
+    /// Starts a job somebody asks for.
+    fn asked(&mut self, out: &mut Outbox, job: impl FnOnce(&Slots) -> Result<Vec<Act>, Refusal>) {
+        match self.free().and_then(|()| job(self)) {
+            Ok(acts) => {
+                self.both = None;
+                self.job.extend(acts);
+            }
+            Err(refusal) => out.push(Output::Event(Event::Refused(refusal))),
+        }
+    }
+
+    fn free(&self) -> Result<(), Refusal> {
+        if self.halted {
+            return Err(Refusal::Halted);
+        }
+        match (&self.pending, self.boot.foreign.first()) {
+            (Some(pending), _) => Err(Refusal::Busy(pending.step.to_string())),
+            (None, Some(disk)) => Err(Refusal::Foreign { disk: disk.clone() }),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// The record of a node that runs its committed slot.
+    fn at_home(&self) -> Result<&SlotRecord, Refusal> {
+        let booted = self.boot.booted;
+        let record = self.record.as_ref().ok_or(Refusal::NotAdopted { booted })?;
+        let slot = record.target();
+        match record.stages[slot] {
+            Stage::Trying { release, .. } | Stage::Healthy { release, .. } => {
+                Err(Refusal::OnTrial { slot, release })
+            }
+            _ if booted == Booted::Slot(record.committed) => Ok(record),
+            _ => Err(Refusal::NotCommitted { booted, committed: record.committed }),
+        }
+    }
+
+    fn install(&self, release: Release) -> Result<Vec<Act>, Refusal> {
+        let record = self.at_home()?;
+        if let Some(failure) = record.failure(&release.digest) {
+            return Err(Refusal::FailedBefore { release, failure: failure.clone() });
+        }
+        if record.release().is_some_and(|committed| committed.digest == release.digest) {
+            return Err(Refusal::Installed { slot: record.committed, release });
+        }
+        let slot = record.target();
+        // The environment first: an armed slot must not be started once its bytes change.
+        Ok(vec![
+            Act::Repair,
+            Act::Progress,
+            Act::Mark(Mark::Stage(slot, Stage::Writing { release })),
+            Act::Fill(slot, release),
+            Act::Sync(slot),
+            Act::Verify(slot, release),
+            Act::Mark(Mark::Stage(slot, Stage::Verified { release })),
+            Act::Say(Event::Verified { slot, release }),
+        ])
+    }
+
+    fn try_target(&self) -> Result<Vec<Act>, Refusal> {
+        let record = self.at_home()?;
+        let slot = record.target();
+        match &record.stages[slot] {
+            Stage::Verified { release } => Ok(start::again(record, &self.boot, *release, 1)),
+            Stage::Armed { release, attempt, .. } => {
+                Ok(start::again(record, &self.boot, *release, *attempt))
+            }
+            stage => Err(Refusal::NothingToTry { slot, found: stage.to_string() }),
+        }
+    }
+
+    fn healthy(&mut self, now: Time, healthy: bool) {
+        if let Some(trial) = &mut self.trial {
+            trial.healthy = healthy.then(|| trial.healthy.unwrap_or(now));
+        }
+    }
+
+    // The job.
+
+    /// Goes on until a step waits for its answer or nothing is left.
+    fn proceed(&mut self, now: Time, out: &mut Outbox) {
+        while self.pending.is_none() && !self.halted {
+            match self.job.pop_front() {
+                Some(act) => self.act(now, act, out),
+                None if self.end_trial(now) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Whether the trial is over; then there is a job.
+    fn end_trial(&mut self, now: Time) -> bool {
+        let (Some(trial), Some(record)) = (&self.trial, &self.record) else { return false };
+        let slot = record.target();
+        let (release, attempt, boot) = match &record.stages[slot] {
+            Stage::Trying { release, attempt, boot } | Stage::Healthy { release, attempt, boot } => {
+                (*release, *attempt, *boot)
+            }
+            _ => return false,
+        };
+        let soaked = trial.soaked(&self.policy).filter(|soaked| *soaked <= now.min(trial.deadline));
+        let failure = match &trial.unfit {
+            Some(why) => Some(Failure::verdict(why)),
+            None if soaked.is_some() => None,
+            None if trial.deadline <= now => {
+                Some(Failure::Deadline { seconds: self.policy.deadline.as_secs() })
+            }
+            None => return false,
+        };
+        self.trial = None;
+        self.both = None;
+        self.job.extend(match failure {
+            None => commit(slot, release, attempt, boot),
+            Some(failure) => {
+                let mut acts = fail(slot, release, failure);
+                acts.push(Act::Restart);
+                acts
+            }
+        });
+        true
+    }
+
+    fn act(&mut self, now: Time, act: Act, out: &mut Outbox) {
+        match act {
+            Act::Say(event) => out.push(Output::Event(event)),
+            Act::Restart => out.push(Output::Restart),
+            Act::BeginTrial => {
+                self.trial =
+                    Some(Trial { deadline: now + self.policy.deadline, healthy: None, unfit: None });
+            }
+            Act::Mark(ref mark) => {
+                let record = self.marked(mark);
+                self.step(Step::Persist(record), act, out);
+            }
+            Act::Fill(slot, release) => self.step(Step::WriteSlot(slot, release), act, out),
+            Act::Sync(slot) => self.step(Step::Sync(slot), act, out),
+            Act::Verify(slot, _) | Act::VerifyCommitted(slot, _) | Act::Adopt(slot) => {
+                self.step(Step::ReRead(slot), act, out);
+            }
+            Act::Check => self.step(Step::ReadEnvironments, act, out),
+            Act::Write(slot, ref environment) => {
+                self.both = None;
+                self.step(Step::WriteEnvironment(slot, environment.clone()), act, out);
+            }
+            Act::Judge | Act::Repair | Act::Progress | Act::Install | Act::Confirm => {
+                match self.both.clone() {
+                    Some(both) => self.decide(act, &both, out),
+                    None => self.step(Step::ReadEnvironments, act, out),
+                }
+            }
+        }
+    }
+
+    /// Acts that depend on what the environments say become others.
+    fn decide(&mut self, act: Act, both: &Environments, out: &mut Outbox) {
+        let Some(record) = &self.record else {
+            // Only the first act of all comes without a record.
+            match start::adoptable(&self.boot, both) {
+                Ok(slot) => self.job.push_front(Act::Adopt(slot)),
+                Err(found) => {
+                    let booted = self.boot.booted;
+                    out.push(Output::Event(Event::NotAdopted { booted, found }));
+                }
+            }
+            return;
+        };
+        let slot = record.target();
+        let acts = match act {
+            Act::Judge => Ok(start::judge(record, both, &self.boot)),
+            Act::Repair => Ok(match environment::repair(record, both) {
+                None => vec![],
+                Some(Repair { slot, environment, found }) => vec![
+                    Act::Write(slot, environment),
+                    Act::Sync(slot),
+                    Act::Check,
+                    Act::Say(Event::Repaired { slot, found }),
+                    Act::Repair,
+                ],
+            }),
+            Act::Progress => Ok(written(slot, environment::in_progress(record, both))),
+            Act::Install => environment::installed(record, both).map(|e| written(slot, e)),
+            _ => environment::confirmed(record, both).map(|e| written(slot, e)),
+        };
+        match acts {
+            Ok(acts) => acts.into_iter().rev().for_each(|act| self.job.push_front(act)),
+            Err(trouble) => self.give_up(trouble, out),
+        }
+    }
+
+    /// The record with a change.
+    fn marked(&self, mark: &Mark) -> SlotRecord {
+        let record = self.record.clone();
+        let known = || record.clone().expect("only the mark of a whole record comes before there is one");
+        match mark {
+            Mark::Whole(record) => record.clone(),
+            Mark::Stage(slot, stage) => {
+                let mut record = known();
+                record.stages[*slot] = stage.clone();
+                record
+            }
+            Mark::Failed(release, failure) => {
+                let mut record = known();
+                record.fail(*release, failure.clone());
+                record
+            }
+            Mark::Committed(release) => {
+                let mut record = known();
+                record.committed = record.target();
+                record.stages[record.committed] = Stage::Committed { release: *release };
+                record
+            }
+            Mark::Fallback => {
+                let mut record = known();
+                record.stages[record.committed] = Stage::Empty;
+                record.committed = record.target();
+                record
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step, act: Act, out: &mut Outbox) {
+        self.tokens += 1;
+        let token = Token(self.tokens);
+        out.push(Output::Step(token, step.clone()));
+        self.pending = Some(Pending { token, step, act });
+    }
+}
+
+/// An environment is written, brought to the disk and read back.
+fn written(slot: Slot, environment: Environment) -> Vec<Act> {
+    vec![Act::Write(slot, environment), Act::Sync(slot), Act::Check]
+}
