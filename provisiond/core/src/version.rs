@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn versions_are_three_plain_numbers() {
-        for text in ["", "1", "1.2", "1.2.3.4", "1.2.", "1.2.-3", "1.2.+3", "01.2.3", "1.2.4294967296", "1.2.3-rc"] {
+        for text in
+            ["", "1", "1.2", "1.2.3.4", "1.2.", "1.2.-3", "1.2.+3", "01.2.3", "1.2.4294967296", "1.2.3-rc"]
+        {
             assert!(text.parse::<Version>().is_err(), "{text}");
         }
         let mut sorted = ["0.9.10", "0.10.0", "1.0.0", "0.9.9"].map(|v| v.parse::<Version>().unwrap());

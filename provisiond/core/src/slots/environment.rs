@@ -54,8 +54,7 @@ pub(super) fn repair(record: &SlotRecord, both: &Environments) -> Option<Repair>
         Stage::Empty => (now.as_ref().is_ok_and(idle), State::Ok, 0),
         Stage::Failed { .. } => (now.as_ref().is_ok_and(idle), State::Failed, 0),
         Stage::Committed { .. } => {
-            let fallback =
-                |e: &&Environment| e.state == State::Ok && !e.in_progress && e.revision < above;
+            let fallback = |e: &&Environment| e.state == State::Ok && !e.in_progress && e.revision < above;
             (now.as_ref().is_ok_and(fallback), State::Ok, above.saturating_sub(1))
         }
     };

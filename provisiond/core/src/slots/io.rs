@@ -165,7 +165,9 @@ pub enum Refusal {
     NotCommitted { booted: Booted, committed: Slot },
     #[error("a trial of {release} is under way in {slot}: wait until it is committed or has failed")]
     OnTrial { slot: Slot, release: Release },
-    #[error("disk {disk} carries environments of this product, too: remove it, or the wrong one may be written")]
+    #[error(
+        "disk {disk} carries environments of this product, too: remove it, or the wrong one may be written"
+    )]
     Foreign { disk: String },
     #[error("release {release} failed on this node ({failure}): offer another one")]
     FailedBefore { release: Release, failure: Failure },
@@ -194,28 +196,71 @@ pub enum Trouble {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// There was no record: what runs counts as committed from now on.
-    Adopted { slot: Slot, release: Release },
+    Adopted {
+        slot: Slot,
+        release: Release,
+    },
     /// There is no record, and what runs may not count as committed.
-    NotAdopted { booted: Booted, found: String },
+    NotAdopted {
+        booted: Booted,
+        found: String,
+    },
     /// An environment was made anew; `found` is what was wrong.
-    Repaired { slot: Slot, found: String },
+    Repaired {
+        slot: Slot,
+        found: String,
+    },
     /// Another disk carries environments of our names.
-    Foreign { disk: String },
+    Foreign {
+        disk: String,
+    },
     /// What runs is not what is committed.
-    NotCommitted { booted: Booted, committed: Slot },
+    NotCommitted {
+        booted: Booted,
+        committed: Slot,
+    },
     /// The committed slot cannot be used any more; the one that runs has been committed before and takes its place.
-    Fallback { lost: Slot, committed: Slot, release: Release },
+    Fallback {
+        lost: Slot,
+        committed: Slot,
+        release: Release,
+    },
     /// The bytes of an install were cut off.
-    Unfinished { slot: Slot, release: Release },
+    Unfinished {
+        slot: Slot,
+        release: Release,
+    },
     Refused(Refusal),
-    Verified { slot: Slot, release: Release },
+    Verified {
+        slot: Slot,
+        release: Release,
+    },
     /// The next boot is a trial.
-    Armed { slot: Slot, release: Release, attempt: u8 },
+    Armed {
+        slot: Slot,
+        release: Release,
+        attempt: u8,
+    },
     /// A trial ended without a word.
-    Interrupted { slot: Slot, release: Release, attempt: u8 },
-    Trying { slot: Slot, release: Release, attempt: u8 },
-    Committed { slot: Slot, release: Release },
-    Failed { slot: Slot, release: Release, failure: Failure },
+    Interrupted {
+        slot: Slot,
+        release: Release,
+        attempt: u8,
+    },
+    Trying {
+        slot: Slot,
+        release: Release,
+        attempt: u8,
+    },
+    Committed {
+        slot: Slot,
+        release: Release,
+    },
+    Failed {
+        slot: Slot,
+        release: Release,
+        failure: Failure,
+    },
     Trouble(Trouble),
 }
 

@@ -6,7 +6,6 @@ use super::environment::{self, Repair};
 use super::io::{Boot, Booted, Event, Found, Input, Outbox, Output, Refusal, Step, Token, Trouble};
 use super::record::{Failure, Release, SlotRecord, Stage};
 use super::start;
-use core::mem;
 use proto::bgenv::Environment;
 use proto::slot::Slot;
 use proto::time::{Duration, Time};
@@ -107,7 +106,7 @@ struct Pending {
 }
 
 /// The slots of a node. The module's head has the stages.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Slots {
     policy: Policy,
     boot: Boot,
@@ -235,8 +234,7 @@ impl Slots {
         let (slot, release) = match act {
             Act::Verify(slot, release) | Act::VerifyCommitted(slot, release) => (slot, release),
             Act::Adopt(slot) => {
-                let release =
-                    Release { digest: found.digest, size: found.size, version: self.boot.running };
+                let release = Release { digest: found.digest, size: found.size, version: self.boot.running };
                 let known = self.both.iter().flat_map(|both| [&both[slot], &both[slot.other()]]);
                 let watchdog_s = known.flatten().next().map_or(0, |e| e.watchdog_s);
                 self.job.extend([
@@ -326,12 +324,16 @@ impl Slots {
     fn at_home(&self) -> Result<&SlotRecord, Refusal> {
         let booted = self.boot.booted;
         let record = self.record.as_ref().ok_or(Refusal::NotAdopted { booted })?;
+        if booted == Booted::Slot(record.committed) {
+            return Ok(record);
+        }
         let slot = record.target();
         match record.stages[slot] {
-            Stage::Trying { release, .. } | Stage::Healthy { release, .. } => {
+            Stage::Trying { release, .. } | Stage::Healthy { release, .. }
+                if booted == Booted::Slot(slot) =>
+            {
                 Err(Refusal::OnTrial { slot, release })
             }
-            _ if booted == Booted::Slot(record.committed) => Ok(record),
             _ => Err(Refusal::NotCommitted { booted, committed: record.committed }),
         }
     }
@@ -363,9 +365,7 @@ impl Slots {
         let slot = record.target();
         match &record.stages[slot] {
             Stage::Verified { release } => Ok(start::again(record, &self.boot, *release, 1)),
-            Stage::Armed { release, attempt, .. } => {
-                Ok(start::again(record, &self.boot, *release, *attempt))
-            }
+            Stage::Armed { release, attempt, .. } => Ok(start::again(record, &self.boot, *release, *attempt)),
             stage => Err(Refusal::NothingToTry { slot, found: stage.to_string() }),
         }
     }
@@ -373,6 +373,16 @@ impl Slots {
     fn healthy(&mut self, now: Time, healthy: bool) {
         if let Some(trial) = &mut self.trial {
             trial.healthy = healthy.then(|| trial.healthy.unwrap_or(now));
+            return;
+        }
+        // It has proven healthy before, but the disk did not take it.
+        let Some(record) = self.record.as_ref().filter(|_| healthy && self.pending.is_none()) else { return };
+        let slot = record.target();
+        if let Stage::Healthy { release, attempt, boot } = record.stages[slot]
+            && self.boot.booted == Booted::Slot(slot)
+        {
+            self.both = None;
+            self.job.extend(commit(slot, release, attempt, boot));
         }
     }
 
@@ -426,8 +436,7 @@ impl Slots {
             Act::Say(event) => out.push(Output::Event(event)),
             Act::Restart => out.push(Output::Restart),
             Act::BeginTrial => {
-                self.trial =
-                    Some(Trial { deadline: now + self.policy.deadline, healthy: None, unfit: None });
+                self.trial = Some(Trial { deadline: now + self.policy.deadline, healthy: None, unfit: None });
             }
             Act::Mark(ref mark) => {
                 let record = self.marked(mark);

@@ -58,10 +58,7 @@ fn at_home(record: &SlotRecord, both: &Environments, boot: &Boot) -> Vec<Act> {
             match found {
                 Some(e) if e.state == State::Installed && tried => {
                     // The loader started this slot nevertheless; a person chose it. The trial is still to come.
-                    vec![
-                        Act::Repair,
-                        Act::Say(Event::Armed { slot, release: *release, attempt: *attempt }),
-                    ]
+                    vec![Act::Repair, Act::Say(Event::Armed { slot, release: *release, attempt: *attempt })]
                 }
                 _ if tried => came_back(record, boot, *release, *attempt, since),
                 _ => again(record, boot, *release, *attempt),

@@ -1,0 +1,6 @@
+//! The slots against a model of the loader and of a disk that loses power.
+
+mod cuts;
+mod loader;
+mod rules;
+mod world;
