@@ -1,14 +1,14 @@
 //! A machine: a disk with a write cache, the loader, init's record of boots, and the slots' core, which is run as a shell
 //! would run it. Power may go at every single write.
 
-use crate::loader;
-use proto::bgenv::SIZE;
+use crate::files::{self, File};
+use proto::bgenv::Environment;
 use proto::boot::{Action, BootRecord, Evidence};
 use proto::slot::{Pair, Slot};
 use proto::time::{Duration, Time};
-use provisiond_core::slots::control::{SECTOR, read_environments, write_environment};
+use provisiond_core::slots::control::SECTOR;
 use provisiond_core::slots::{
-    Boot, Booted, Event, Found, Input, Outbox, Output, Policy, Release, SlotControl, SlotRecord, Slots, Step,
+    Boot, Booted, Event, Found, Input, Outbox, Output, Policy, Release, SlotRecord, Slots, Step,
 };
 use provisiond_core::version::Version;
 use std::collections::BTreeSet;
@@ -90,7 +90,7 @@ fn broken<T>(why: impl Into<String>) -> Result<T, Stop> {
 
 #[derive(Clone)]
 pub(crate) struct Disk {
-    files: Pair<Vec<u8>>,
+    files: Pair<File>,
     blocks: Pair<[u8; BLOCKS]>,
     cache: Vec<Write>,
     /// Writes and flushes until the power goes.
@@ -135,8 +135,14 @@ impl Disk {
         self.cache.len()
     }
 
+    fn write(&mut self, write: Write) -> Result<(), Cut> {
+        self.tick()?;
+        self.cache.push(write);
+        Ok(())
+    }
+
     /// As a reader sees it: with what is in the cache.
-    fn seen(&self) -> (Pair<Vec<u8>>, Pair<[u8; BLOCKS]>) {
+    fn seen(&self) -> (Pair<File>, Pair<[u8; BLOCKS]>) {
         let (mut files, mut blocks) = (self.files.clone(), self.blocks);
         for write in &self.cache {
             apply(&mut files, &mut blocks, write, Fate::Done);
@@ -145,7 +151,7 @@ impl Disk {
     }
 
     pub(crate) fn damage(&mut self, slot: Slot, at: usize) {
-        self.files[slot][at] ^= 0x55;
+        self.files[slot].sector(at / SECTOR * SECTOR)[at % SECTOR] ^= 0x55;
     }
 
     pub(crate) fn spoil(&mut self, slot: Slot) {
@@ -153,11 +159,11 @@ impl Disk {
     }
 }
 
-fn apply(files: &mut Pair<Vec<u8>>, blocks: &mut Pair<[u8; BLOCKS]>, write: &Write, fate: Fate) {
+fn apply(files: &mut Pair<File>, blocks: &mut Pair<[u8; BLOCKS]>, write: &Write, fate: Fate) {
     match (write, fate) {
         (_, Fate::Lost) => {}
         (Write::Environment { slot, at, bytes }, _) => {
-            let old = &mut files[*slot][*at..*at + bytes.len()];
+            let old = files[*slot].sector(*at);
             old.copy_from_slice(bytes);
             if fate == Fate::Torn {
                 old[bytes.len() / 2..].iter_mut().for_each(|byte| *byte ^= 0xa5);
@@ -166,24 +172,6 @@ fn apply(files: &mut Pair<Vec<u8>>, blocks: &mut Pair<[u8; BLOCKS]>, write: &Wri
         (Write::Block { slot, at, block }, _) => {
             blocks[*slot][*at] = if fate == Fate::Torn { 0xff } else { *block };
         }
-    }
-}
-
-impl SlotControl for Disk {
-    type Error = String;
-
-    fn read(&mut self, slot: Slot) -> Result<Vec<u8>, String> {
-        Ok(self.seen().0[slot].clone())
-    }
-
-    fn write(&mut self, slot: Slot, offset: usize, bytes: &[u8]) -> Result<(), String> {
-        self.tick().map_err(|Cut| "cut".to_owned())?;
-        self.cache.push(Write::Environment { slot, at: offset, bytes: bytes.to_vec() });
-        Ok(())
-    }
-
-    fn sync(&mut self, _: Slot) -> Result<(), String> {
-        self.flush().map_err(|Cut| "cut".to_owned())
     }
 }
 
@@ -231,8 +219,8 @@ impl World {
     /// As it leaves the factory.
     pub(crate) fn new() -> World {
         let files = Pair {
-            a: proto::bgenv::Environment::committed("SLOT-A", 30, 1).encode(),
-            b: proto::bgenv::Environment::empty("SLOT-B", 30).encode(),
+            a: File::of(&Environment::committed("SLOT-A", 30, 1)),
+            b: File::of(&Environment::empty("SLOT-B", 30)),
         };
         let disk = Disk {
             files,
@@ -281,17 +269,10 @@ impl World {
     fn load(&mut self) -> Result<(Booted, bool), Stop> {
         loop {
             self.tally.boots += 1;
-            let files = self.disk.seen().0;
-            let choice = loader::choose(&files);
-            if let Some((slot, bytes)) = &choice.write {
-                for at in (0..SIZE).step_by(SECTOR) {
-                    let bytes = &bytes[at..SIZE.min(at + SECTOR)];
-                    // A sector that is the same counts only where it could be torn: the one with the name.
-                    if at == 0 || *bytes != files[*slot][at..at + bytes.len()] {
-                        self.disk.tick()?;
-                        let write = Write::Environment { slot: *slot, at, bytes: bytes.to_vec() };
-                        self.disk.cache.push(write);
-                    }
+            let choice = files::load(&self.disk.seen().0);
+            if let Some((slot, sectors)) = choice.write {
+                for (at, bytes) in sectors {
+                    self.disk.write(Write::Environment { slot, at, bytes })?;
                 }
                 self.disk.flush()?;
             }
@@ -407,22 +388,23 @@ impl World {
                 }
             };
             let answer = match step {
-                Step::ReadEnvironments => Input::Environments(token, read_environments(&mut self.disk)),
+                Step::ReadEnvironments => Input::Environments(token, files::read(&self.disk.seen().0)),
                 Step::WriteEnvironment(slot, environment) => {
-                    write_environment(&mut self.disk, slot, &environment).map_err(|_| Cut)?;
+                    for (at, bytes) in files::write(&self.disk.seen().0, slot, &environment) {
+                        self.disk.write(Write::Environment { slot, at, bytes })?;
+                    }
                     Input::Done(token)
                 }
                 Step::WriteSlot(slot, release) => {
                     self.may_be_written(slot)?;
                     let blocks = &release.digest[..BLOCKS];
                     for (at, block) in blocks.iter().enumerate() {
-                        self.disk.tick()?;
-                        self.disk.cache.push(Write::Block { slot, at, block: *block });
+                        self.disk.write(Write::Block { slot, at, block: *block })?;
                     }
                     Input::Done(token)
                 }
-                Step::Sync(slot) => {
-                    self.disk.sync(slot).map_err(|_| Cut)?;
+                Step::Sync(_) => {
+                    self.disk.flush()?;
                     Input::Done(token)
                 }
                 Step::ReRead(slot) => {
@@ -444,7 +426,7 @@ impl World {
 
     /// `always-bootable`: what would the loader start if the power went while the slot is half written?
     fn may_be_written(&self, slot: Slot) -> Result<(), Stop> {
-        let choice = loader::choose(&self.disk.files);
+        let choice = files::load(&self.disk.files);
         let other = slot.other();
         let safe = choice.slot == Some(other)
             && choice.write.is_none()
@@ -495,7 +477,7 @@ impl World {
     /// The machine is at rest in the committed slot, whose environment the loader starts; returns the release.
     pub(crate) fn settled(&self, rest: &Rest) -> Result<u8, Stop> {
         let record = self.record();
-        let choice = loader::choose(&self.disk.seen().0);
+        let choice = files::load(&self.disk.seen().0);
         let held = self.held(record.committed);
         if rest.booted != Booted::Slot(record.committed)
             || choice.slot != Some(record.committed)
