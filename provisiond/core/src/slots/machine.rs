@@ -51,8 +51,8 @@ pub(super) enum Act {
     Fill(Slot, Release),
     /// The slot is read back and has to hold this release.
     Verify(Slot, Release),
-    /// The same for the committed slot, while the other one runs.
-    VerifyCommitted(Slot, Release),
+    /// The same for the committed slot, while something else runs.
+    VerifyCommitted(Slot),
     /// The slot is read, what it holds becomes the committed release.
     Adopt(Slot),
     BeginTrial,
@@ -149,12 +149,20 @@ impl Slots {
     /// Takes one input in.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Outbox) {
         match input {
-            Input::Done(token) => self.answered(token, out, |slots, act, _| slots.done(act)),
+            Input::Done(token) => {
+                if let Some(act) = self.answered(token, |step| !asks(step)) {
+                    self.done(act);
+                }
+            }
             Input::Environments(token, both) => {
-                self.answered(token, out, |slots, act, out| slots.read(act, both, out));
+                if let Some(act) = self.answered(token, |step| *step == Step::ReadEnvironments) {
+                    self.read(act, both, out);
+                }
             }
             Input::ReRead(token, found) => {
-                self.answered(token, out, |slots, act, out| slots.reread(act, found, out));
+                if let Some(act) = self.answered(token, |step| matches!(step, Step::ReRead(_))) {
+                    self.reread(act, found, out);
+                }
             }
             Input::NotDone(token, why) => self.not_done(token, why, out),
             Input::Install(release) => self.asked(out, |slots| slots.install(release)),
@@ -191,20 +199,14 @@ impl Slots {
 
     // Inputs.
 
-    fn answered(
-        &mut self,
-        token: Token,
-        out: &mut Outbox,
-        act_on: impl FnOnce(&mut Slots, Act, &mut Outbox),
-    ) {
-        // An answer to a step that was given up long ago changes nothing.
-        if self.pending.as_ref().is_some_and(|pending| pending.token == token) {
-            let pending = self.pending.take().expect("just seen");
-            if let (Act::Mark(_), Step::Persist(record)) = (&pending.act, pending.step) {
-                self.record = Some(record);
-            }
-            act_on(self, pending.act, out);
+    /// The act whose step is answered. An answer to a step that was given up changes nothing, nor does one of another
+    /// kind: bytes that nobody read are not verified.
+    fn answered(&mut self, token: Token, fits: impl FnOnce(&Step) -> bool) -> Option<Act> {
+        let pending = self.pending.take_if(|pending| pending.token == token && fits(&pending.step))?;
+        if let Step::Persist(record) = pending.step {
+            self.record = Some(record);
         }
+        Some(pending.act)
     }
 
     /// A step without an answer of its own is done.
@@ -231,42 +233,57 @@ impl Slots {
     }
 
     fn reread(&mut self, act: Act, found: Found, out: &mut Outbox) {
-        let (slot, release) = match act {
-            Act::Verify(slot, release) | Act::VerifyCommitted(slot, release) => (slot, release),
-            Act::Adopt(slot) => {
-                let release = Release { digest: found.digest, size: found.size, version: self.boot.running };
-                let known = self.both.iter().flat_map(|both| [&both[slot], &both[slot.other()]]);
-                let watchdog_s = known.flatten().next().map_or(0, |e| e.watchdog_s);
-                self.job.extend([
-                    Act::Mark(Mark::Whole(SlotRecord::adopted(slot, release, watchdog_s))),
-                    Act::Say(Event::Adopted { slot, release }),
-                    Act::Repair,
-                ]);
-                return;
+        let expected = match act {
+            Act::Verify(_, release) => Some(release),
+            Act::VerifyCommitted(slot) => {
+                self.record.as_ref().and_then(|r| r.stages[slot].release()).copied()
             }
-            _ => return,
+            Act::Adopt(slot) => return self.adopt(slot, found),
+            _ => None,
         };
-        if found == (Found { digest: release.digest, size: release.size }) {
+        let (Act::Verify(slot, _) | Act::VerifyCommitted(slot), Some(expected)) = (&act, expected) else {
             return;
+        };
+        if found != (Found { digest: expected.digest, size: expected.size }) {
+            let slot = *slot;
+            out.push(Output::Event(Event::Trouble(Trouble::Bytes { slot, expected, found })));
+            self.spoiled(&act);
         }
-        out.push(Output::Event(Event::Trouble(Trouble::Bytes { slot, expected: release, found })));
-        self.spoiled(&act);
     }
 
-    /// A slot does not hold what it should.
+    /// What runs counts as committed from now on.
+    fn adopt(&mut self, slot: Slot, found: Found) {
+        let release = Release { digest: found.digest, size: found.size, version: self.boot.running };
+        let known = self.both.iter().flat_map(|both| [&both[slot], &both[slot.other()]]);
+        let watchdog_s = known.flatten().next().map_or(0, |e| e.watchdog_s);
+        self.job.extend([
+            Act::Mark(Mark::Whole(SlotRecord::adopted(slot, release, watchdog_s))),
+            Act::Say(Event::Adopted { slot, release }),
+            Act::Repair,
+        ]);
+    }
+
+    /// A slot does not hold what it should, or cannot be read.
     fn spoiled(&mut self, act: &Act) {
+        let Some(record) = &self.record else { return };
         match act {
-            // The one that runs has been committed before.
-            Act::VerifyCommitted(lost, _) => {
-                let committed = lost.other();
-                let release = self.record.as_ref().and_then(|r| r.stages[committed].release()).copied();
-                self.job = VecDeque::from([Act::Mark(Mark::Fallback)]);
-                let event = release.map(|release| Event::Fallback { lost: *lost, committed, release });
-                self.job.extend(event.map(Act::Say));
-                self.job.push_back(Act::Repair);
-            }
-            Act::Verify(slot, _) => {
+            Act::Verify(slot, _) if *slot == record.target() => {
                 self.job = VecDeque::from([Act::Mark(Mark::Stage(*slot, Stage::Empty)), Act::Repair]);
+            }
+            // Only a slot that has been committed before can take its place, and only when its bytes are good: those
+            // of the one that runs are.
+            Act::VerifyCommitted(lost) => {
+                let committed = lost.other();
+                let Stage::Committed { release } = record.stages[committed] else { return };
+                self.job.clear();
+                if self.boot.booted != Booted::Slot(committed) {
+                    self.job.push_back(Act::Verify(committed, release));
+                }
+                self.job.extend([
+                    Act::Mark(Mark::Fallback),
+                    Act::Say(Event::Fallback { lost: *lost, committed, release }),
+                    Act::Repair,
+                ]);
             }
             _ => {}
         }
@@ -444,7 +461,7 @@ impl Slots {
             }
             Act::Fill(slot, release) => self.step(Step::WriteSlot(slot, release), act, out),
             Act::Sync(slot) => self.step(Step::Sync(slot), act, out),
-            Act::Verify(slot, _) | Act::VerifyCommitted(slot, _) | Act::Adopt(slot) => {
+            Act::Verify(slot, _) | Act::VerifyCommitted(slot) | Act::Adopt(slot) => {
                 self.step(Step::ReRead(slot), act, out);
             }
             Act::Check => self.step(Step::ReadEnvironments, act, out),
@@ -534,6 +551,11 @@ impl Slots {
         out.push(Output::Step(token, step.clone()));
         self.pending = Some(Pending { token, step, act });
     }
+}
+
+/// Whether a step has an answer of its own.
+fn asks(step: &Step) -> bool {
+    matches!(step, Step::ReadEnvironments | Step::ReRead(_))
 }
 
 /// An environment is written, brought to the disk and read back.

@@ -30,7 +30,11 @@ pub(super) fn judge(record: &SlotRecord, both: &Environments, boot: &Boot) -> Ve
     match boot.booted {
         Booted::Slot(slot) if slot == record.committed => at_home(record, both, boot),
         Booted::Slot(slot) => away(record, both, boot, slot),
-        Booted::Rescue | Booted::Unknown => vec![not_committed(record, boot), Act::Repair],
+        // Why is it not the committed one? Its bytes may be damaged.
+        Booted::Rescue => {
+            vec![not_committed(record, boot), Act::VerifyCommitted(record.committed), Act::Repair]
+        }
+        Booted::Unknown => vec![not_committed(record, boot), Act::Repair],
     }
 }
 
@@ -137,12 +141,7 @@ fn away(record: &SlotRecord, both: &Environments, boot: &Boot, slot: Slot) -> Ve
         }
         Stage::Healthy { release, attempt, .. } => commit(slot, *release, *attempt, boot.count),
         Stage::Committed { .. } => {
-            let mut acts = vec![not_committed(record, boot)];
-            if let Some(release) = record.release() {
-                acts.push(Act::VerifyCommitted(record.committed, *release));
-            }
-            acts.push(Act::Repair);
-            acts
+            vec![not_committed(record, boot), Act::VerifyCommitted(record.committed), Act::Repair]
         }
         Stage::Empty
         | Stage::Writing { .. }

@@ -61,7 +61,7 @@ pub(crate) struct Load {
 struct Memory {
     read: HashMap<Pair2, Environments>,
     load: HashMap<Pair2, Load>,
-    write: HashMap<(File, Vec<u8>), Vec<SectorWrite>>,
+    write: HashMap<(File, String), Vec<SectorWrite>>,
 }
 
 type Pair2 = (File, File);
@@ -114,8 +114,7 @@ pub(crate) fn write(files: &Pair<File>, slot: Slot, environment: &Environment) -
         write_environment(&mut reached, slot, environment).expect("memory takes it");
         reached.writes
     };
-    let wanted = environment.encode();
-    let key = (files[slot].clone(), [&wanted[..HEAD], &wanted[TAIL_AT..]].concat());
+    let key = (files[slot].clone(), format!("{environment:?}"));
     MEMORY.with_borrow_mut(|memory| memory.write.entry(key).or_insert_with(make).clone())
 }
 

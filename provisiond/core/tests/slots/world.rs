@@ -12,6 +12,7 @@ use provisiond_core::slots::{
 };
 use provisiond_core::version::Version;
 use std::collections::BTreeSet;
+use std::fmt;
 
 pub(crate) const POLICY: Policy =
     Policy { soak: Duration::from_secs(60), deadline: Duration::from_secs(300) };
@@ -76,6 +77,15 @@ pub(crate) enum Stop {
     Cut,
     /// A promise does not hold.
     Broken(String),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Cut => f.write_str("power cut"),
+            Stop::Broken(why) => f.write_str(why),
+        }
+    }
 }
 
 impl From<Cut> for Stop {
@@ -176,13 +186,12 @@ fn apply(files: &mut Pair<File>, blocks: &mut Pair<[u8; BLOCKS]>, write: &Write,
 }
 
 /// What is counted over all runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) boots: usize,
     pub(crate) trials: usize,
     pub(crate) rescues: usize,
     pub(crate) repairs: usize,
-    pub(crate) fallbacks: usize,
 }
 
 #[derive(Clone)]
@@ -200,6 +209,21 @@ pub(crate) struct World {
     now: Time,
     pub(crate) tally: Tally,
     pub(crate) events: Vec<Event>,
+    /// Steps that go wrong, by the beginning of their name, each once.
+    pub(crate) faults: Vec<(&'static str, Fault)>,
+    /// Disks with a second pair of environments.
+    pub(crate) foreign: Vec<String>,
+    /// STATE is lost before the next boot.
+    pub(crate) forget: bool,
+}
+
+/// How a step goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It fails.
+    NotDone,
+    /// Something else is written or read.
+    Wrong,
 }
 
 /// Where a machine that is left alone has come to rest.
@@ -241,6 +265,9 @@ impl World {
             now: Time::ZERO,
             tally: Tally::default(),
             events: Vec::new(),
+            faults: Vec::new(),
+            foreign: Vec::new(),
+            forget: false,
         }
     }
 
@@ -316,6 +343,9 @@ impl World {
             return Ok(Outcome::Reset);
         }
         self.begin(name);
+        if std::mem::take(&mut self.forget) {
+            self.record = None;
+        }
         if trial && nature == Nature::Hangs {
             self.evidence.watchdog = true;
             return Ok(Outcome::Reset);
@@ -326,7 +356,7 @@ impl World {
             running: release(running).version,
             count: self.boots.count,
             history: self.boots.history.clone(),
-            foreign: Vec::new(),
+            foreign: self.foreign.clone(),
         };
         let mut out = Outbox::new();
         let mut slots = Slots::start(POLICY, boot, self.now, &mut out);
@@ -387,19 +417,26 @@ impl World {
                     continue;
                 }
             };
+            let fault = self.faults.iter().position(|(name, _)| step.to_string().starts_with(name));
+            let fault = fault.map(|at| self.faults.remove(at).1);
+            if fault == Some(Fault::NotDone) {
+                slots.handle(self.now, Input::NotDone(token, "I/O error".to_owned()), out);
+                continue;
+            }
             let answer = match step {
                 Step::ReadEnvironments => Input::Environments(token, files::read(&self.disk.seen().0)),
                 Step::WriteEnvironment(slot, environment) => {
-                    for (at, bytes) in files::write(&self.disk.seen().0, slot, &environment) {
+                    let sectors = files::write(&self.disk.seen().0, slot, &environment);
+                    for (at, bytes) in sectors.into_iter().filter(|_| fault.is_none()) {
                         self.disk.write(Write::Environment { slot, at, bytes })?;
                     }
                     Input::Done(token)
                 }
                 Step::WriteSlot(slot, release) => {
                     self.may_be_written(slot)?;
-                    let blocks = &release.digest[..BLOCKS];
-                    for (at, block) in blocks.iter().enumerate() {
-                        self.disk.write(Write::Block { slot, at, block: *block })?;
+                    for (at, block) in release.digest[..BLOCKS].iter().enumerate() {
+                        let block = if fault.is_some() { 0 } else { *block };
+                        self.disk.write(Write::Block { slot, at, block })?;
                     }
                     Input::Done(token)
                 }
@@ -409,7 +446,8 @@ impl World {
                 }
                 Step::ReRead(slot) => {
                     let blocks = self.disk.seen().1[slot];
-                    Input::ReRead(token, Found { digest: digest(&blocks), size: release(1).size })
+                    let size = if fault.is_some() { 0 } else { release(1).size };
+                    Input::ReRead(token, Found { digest: digest(&blocks), size })
                 }
                 Step::Persist(record) => {
                     self.disk.tick()?;
@@ -447,7 +485,6 @@ impl World {
                 return broken(format!("was never healthy: {event}"));
             }
             Event::Repaired { .. } => self.tally.repairs += 1,
-            Event::Fallback { .. } => self.tally.fallbacks += 1,
             _ => {}
         }
         self.events.push(event);
