@@ -113,3 +113,67 @@ pub(super) fn told(e: &Environment) -> String {
     let progress = if e.in_progress { ", in progress" } else { "" };
     format!("{:?}{progress}, revision {}", e.state, e.revision)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::{Failure, Release};
+    use crate::version::Version;
+    use proto::bgenv::EnvironmentError;
+    use proto::slot::Pair;
+
+    /// Everything that an environment may be.
+    fn environments(slot: Slot) -> Vec<Result<Environment, EnvironmentError>> {
+        let mut all = vec![Err(EnvironmentError::Size { found: 0 })];
+        for state in [State::Ok, State::Installed, State::Testing, State::Failed] {
+            for revision in [0, 1, 2, 3, u32::MAX] {
+                for in_progress in [false, true] {
+                    let made = Environment::committed(slot.name(), 30, revision);
+                    all.push(Ok(Environment { state, in_progress, ..made }));
+                }
+            }
+        }
+        all
+    }
+
+    /// Every stage with every pair of environments: after at most three writes nothing is left to write, and the
+    /// loader starts the committed slot, or one that is under way.
+    #[test]
+    fn repairs_come_to_an_end() {
+        let version = Version::default();
+        let release = Release { digest: [1; 32], size: 1, version, floor: version };
+        let (attempt, boot) = (1, 1);
+        let resting = [
+            Stage::Empty,
+            Stage::Writing { release },
+            Stage::Verified { release },
+            Stage::Committed { release },
+            Stage::Failed { release, failure: Failure::Panic },
+        ];
+        let active = [
+            Stage::Armed { release, attempt, boot },
+            Stage::Trying { release, attempt, boot },
+            Stage::Healthy { release, attempt, boot },
+        ];
+        for (at, stage) in resting.iter().chain(&active).enumerate() {
+            for (a, b) in environments(Slot::A)
+                .iter()
+                .flat_map(|a| environments(Slot::B).into_iter().map(move |b| (a, b)))
+            {
+                let mut record = SlotRecord::adopted(Slot::A, release, 30);
+                record.stages.b = stage.clone();
+                let mut both = Pair { a: a.clone(), b };
+                let begun = format!("{stage:?} {both:?}");
+                let mut writes = 0;
+                while let Some(repair) = repair(&record, &both) {
+                    both[repair.slot] = Ok(repair.environment);
+                    writes += 1;
+                    assert!(writes <= 3, "{begun}: {both:?}");
+                }
+                let (a, b) = (both.a.expect("good"), both.b.expect("good"));
+                assert!(startable(&a), "{begun}: {a:?}");
+                assert!(at >= resting.len() || b.revision < a.revision, "{begun}: {a:?} {b:?}");
+            }
+        }
+    }
+}

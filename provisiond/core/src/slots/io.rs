@@ -173,6 +173,8 @@ pub enum Refusal {
     FailedBefore { release: Release, failure: Failure },
     #[error("release {release} is committed in {slot} already")]
     Installed { slot: Slot, release: Release },
+    #[error("release {release} is older than {floor}, the oldest that this node may return to")]
+    BelowFloor { release: Release, floor: Version },
     #[error("{slot} holds nothing to try ({found}): install a release first")]
     NothingToTry { slot: Slot, found: String },
     #[error("no trial is under way")]

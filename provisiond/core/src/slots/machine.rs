@@ -6,6 +6,7 @@ use super::environment::{self, Repair};
 use super::io::{Boot, Booted, Event, Found, Input, Outbox, Output, Refusal, Step, Token, Trouble};
 use super::record::{Failure, Release, SlotRecord, Stage};
 use super::start;
+use crate::version::Version;
 use proto::bgenv::Environment;
 use proto::slot::Slot;
 use proto::time::{Duration, Time};
@@ -253,7 +254,13 @@ impl Slots {
 
     /// What runs counts as committed from now on.
     fn adopt(&mut self, slot: Slot, found: Found) {
-        let release = Release { digest: found.digest, size: found.size, version: self.boot.running };
+        // Nobody told its floor: the next release that is committed does.
+        let release = Release {
+            digest: found.digest,
+            size: found.size,
+            version: self.boot.running,
+            floor: Version::default(),
+        };
         let known = self.both.iter().flat_map(|both| [&both[slot], &both[slot.other()]]);
         let watchdog_s = known.flatten().next().map_or(0, |e| e.watchdog_s);
         self.job.extend([
@@ -362,6 +369,9 @@ impl Slots {
         }
         if record.release().is_some_and(|committed| committed.digest == release.digest) {
             return Err(Refusal::Installed { slot: record.committed, release });
+        }
+        if release.version < record.floor {
+            return Err(Refusal::BelowFloor { release, floor: record.floor });
         }
         let slot = record.target();
         // The environment first: an armed slot must not be started once its bytes change.
@@ -532,8 +542,7 @@ impl Slots {
             }
             Mark::Committed(release) => {
                 let mut record = known();
-                record.committed = record.target();
-                record.stages[record.committed] = Stage::Committed { release: *release };
+                record.commit(*release);
                 record
             }
             Mark::Fallback => {

@@ -23,6 +23,8 @@ pub struct Release {
     /// Bytes.
     pub size: u64,
     pub version: Version,
+    /// The lowest version that may be installed once this one is committed.
+    pub floor: Version,
 }
 
 impl fmt::Display for Release {
@@ -134,6 +136,8 @@ pub struct SlotRecord {
     pub stages: Pair<Stage>,
     /// Releases that are not offered again, the oldest first.
     pub failed: Vec<Failed>,
+    /// The highest floor of a release that was committed: nothing below it is installed.
+    pub floor: Version,
     /// The loader's watchdog, in seconds: for environments that have to be made anew while neither can be read.
     pub watchdog_s: u16,
 }
@@ -143,7 +147,7 @@ impl SlotRecord {
     pub fn adopted(slot: Slot, release: Release, watchdog_s: u16) -> SlotRecord {
         let mut stages = Pair::default();
         stages[slot] = Stage::Committed { release };
-        SlotRecord { committed: slot, stages, failed: Vec::new(), watchdog_s }
+        SlotRecord { committed: slot, stages, failed: Vec::new(), floor: release.floor, watchdog_s }
     }
 
     /// The slot that the next release goes to: the one that is not committed.
@@ -161,6 +165,13 @@ impl SlotRecord {
         self.failed.iter().find(|failed| failed.release.digest == *digest).map(|failed| &failed.failure)
     }
 
+    /// The target is the committed slot from now on.
+    pub(super) fn commit(&mut self, release: Release) {
+        self.committed = self.target();
+        self.stages[self.committed] = Stage::Committed { release };
+        self.floor = self.floor.max(release.floor);
+    }
+
     /// The target's trial failed.
     pub(super) fn fail(&mut self, release: Release, failure: Failure) {
         self.failed.retain(|failed| failed.release.digest != release.digest);
@@ -173,8 +184,9 @@ impl SlotRecord {
     }
 }
 
-/// Longest encoding of a release and of a failure: digest, u64 and three u32 as varints; variant, length, text.
-const RELEASE_LEN: usize = 32 + 10 + 3 * 5;
+/// Longest encoding of a release and of a failure: digest, u64 and six u32 as varints; variant, length, text.
+const VERSION_LEN: usize = 3 * 5;
+const RELEASE_LEN: usize = 32 + 10 + 2 * VERSION_LEN;
 const FAILURE_LEN: usize = 1 + 1 + BY_MAX;
 const STAGE_LEN: usize = 1 + RELEASE_LEN + FAILURE_LEN;
 
@@ -182,7 +194,8 @@ impl Message for SlotRecord {
     const KIND: u16 = kind::SLOT_RECORD;
     const VERSION: u16 = 1;
     /// Twice the longest today: a record's file never grows, and a later layout has to fit into it.
-    const MAX_LEN: usize = 2 * (1 + 2 * STAGE_LEN + 1 + FAILED_MAX * (RELEASE_LEN + FAILURE_LEN) + 3);
+    const MAX_LEN: usize =
+        2 * (1 + 2 * STAGE_LEN + 1 + FAILED_MAX * (RELEASE_LEN + FAILURE_LEN) + VERSION_LEN + 3);
 }
 
 #[cfg(test)]
@@ -191,7 +204,8 @@ mod tests {
     use proto::envelope::{decode, encode};
 
     fn release(n: u8) -> Release {
-        Release { digest: [n; 32], size: 300, version: Version { major: 1, minor: 2, patch: u32::from(n) } }
+        let version = Version { major: 1, minor: 2, patch: u32::from(n) };
+        Release { digest: [n; 32], size: 300, version, floor: Version { major: 1, minor: 1, patch: 0 } }
     }
 
     /// These bytes are what release 1 writes; they are never edited, a change of layout raises the version.
@@ -200,7 +214,7 @@ mod tests {
         let mut record = SlotRecord::adopted(Slot::A, release(7), 30);
         record.fail(release(9), Failure::Unconfirmed { trials: 2 });
         record.stages.b = Stage::Armed { release: release(8), attempt: 1, boot: 300 };
-        let bytes_of = |n: u8| [vec![n; 32], vec![0xac, 0x02, 1, 2, n]].concat();
+        let bytes_of = |n: u8| [vec![n; 32], vec![0xac, 0x02, 1, 2, n, 1, 1, 0]].concat();
         let payload = [
             vec![0, 6],
             bytes_of(7),
@@ -208,7 +222,7 @@ mod tests {
             bytes_of(8),
             vec![1, 0xac, 0x02, 1],
             bytes_of(9),
-            vec![3, 2, 30],
+            vec![3, 2, 1, 1, 0, 30],
         ]
         .concat();
         let bytes = [vec![0x06, 0x04, 1, 0, payload.len() as u8, 0, 0, 0], payload].concat();
@@ -219,9 +233,10 @@ mod tests {
     #[test]
     fn the_fullest_record_fits_and_a_digest_fails_once() {
         let mut record = SlotRecord::adopted(Slot::B, release(0), u16::MAX);
+        record.floor = Version { major: u32::MAX, minor: u32::MAX, patch: u32::MAX };
         let full = Version { major: u32::MAX, minor: u32::MAX, patch: u32::MAX };
         for n in 0..=FAILED_MAX as u8 {
-            let release = Release { digest: [n; 32], size: u64::MAX, version: full };
+            let release = Release { digest: [n; 32], size: u64::MAX, version: full, floor: full };
             record.fail(release, Failure::verdict(&"é".repeat(BY_MAX)));
             record.fail(release, Failure::verdict(&format!("x{}", "é".repeat(BY_MAX))));
         }

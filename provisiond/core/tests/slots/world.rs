@@ -8,7 +8,7 @@ use proto::slot::{Pair, Slot};
 use proto::time::{Duration, Time};
 use provisiond_core::slots::control::SECTOR;
 use provisiond_core::slots::{
-    Boot, Booted, Event, Found, Input, Outbox, Output, Policy, Release, SlotRecord, Slots, Step,
+    Boot, Booted, Event, Found, Input, Outbox, Output, Policy, Release, SlotRecord, Slots, Stage, Step,
 };
 use provisiond_core::version::Version;
 use std::collections::BTreeSet;
@@ -38,7 +38,9 @@ pub(crate) enum Nature {
 pub(crate) fn release(n: u8) -> Release {
     let digest = digest(&content(n));
     let version = Version { major: 1, minor: 0, patch: u32::from(n) };
-    Release { digest, size: (BLOCKS * SECTOR) as u64, version }
+    // The third one forbids to return behind the second.
+    let floor = Version { major: 1, minor: 0, patch: if n < 3 { 0 } else { 2 } };
+    Release { digest, size: (BLOCKS * SECTOR) as u64, version, floor }
 }
 
 fn content(n: u8) -> [u8; BLOCKS] {
@@ -445,7 +447,9 @@ impl World {
                     Input::Done(token)
                 }
                 Step::ReRead(slot) => {
-                    let blocks = self.disk.seen().1[slot];
+                    // Past every cache; a disk that lies answers from its own.
+                    let disk = &self.disk;
+                    let blocks = if disk.lies { disk.seen().1[slot] } else { disk.blocks[slot] };
                     let size = if fault.is_some() { 0 } else { release(1).size };
                     Input::ReRead(token, Found { digest: digest(&blocks), size })
                 }
@@ -519,12 +523,24 @@ impl World {
         if rest.booted != Booted::Slot(record.committed)
             || choice.slot != Some(record.committed)
             || choice.write.is_some()
-            || held.map(|n| release(n)) != record.release().copied()
+            || held.map(|n| release(n).digest) != record.release().map(|release| release.digest)
         {
             return broken(format!(
                 "at rest in {}, committed is {:?}, the loader would do {choice:?}, the slot holds {held:?}",
                 rest.booted, record
             ));
+        }
+        // What the loader or the record would fall back to is a release that was healthy, too.
+        let other = record.target();
+        let kept = self.held(other).filter(|n| self.proven.contains(n)).map(|n| release(n).digest);
+        let recorded = match &record.stages[other] {
+            Stage::Committed { release } => Some(release.digest),
+            _ => None,
+        };
+        let environment = files::read(&self.disk.seen().0)[other].clone();
+        let started = environment.is_ok_and(|e| e.revision > 0 && !e.in_progress);
+        if (recorded.is_some() && kept != recorded) || (started && kept.is_none()) {
+            return broken(format!("{other} counts as {recorded:?}, it holds {kept:?}"));
         }
         match held {
             Some(n) if self.proven.contains(&n) => Ok(n),
