@@ -70,6 +70,13 @@ pub fn describe(path: &Path) -> Result<Description, InspectError> {
     Ok(Description { path: path.to_owned(), table, environments, boot_files })
 }
 
+/// The boot file in slot A of an image of ours, if there is one.
+pub(crate) fn slot_file(path: &Path) -> Result<Option<Vec<u8>>, InspectError> {
+    let raw = Raw::open(path)?;
+    let table = ours(path, &raw)?;
+    raw.fat_file(table.partition("SLOT-A").expect("an image of ours has every partition"), SLOT_FILE)
+}
+
 fn ours(path: &Path, raw: &Raw) -> Result<Table, InspectError> {
     let not = |detail: String| InspectError::NotOurs { path: path.to_owned(), detail };
     let io = |source| InspectError::Io { path: path.to_owned(), source };

@@ -2,6 +2,7 @@
 
 use crate::world::{Fault, Nature, POLICY, Rest, Stop, World, release};
 use proto::bgenv::{Environment, EnvironmentError, State};
+use proto::boot::{BootEnd, BootEntry};
 use proto::slot::{Pair, Slot};
 use proto::time::{Duration, Time};
 use provisiond_core::slots::{
@@ -333,6 +334,11 @@ fn at(s: u64) -> Time {
 
 impl Bench {
     fn new(stage: Stage, foreign: &[&str], booted: Slot, state: State) -> Bench {
+        Bench::after(stage, foreign, booted, state, Vec::new())
+    }
+
+    /// Boot 2, after the boots of `history`.
+    fn after(stage: Stage, foreign: &[&str], booted: Slot, state: State, history: Vec<BootEntry>) -> Bench {
         let mut record = SlotRecord::adopted(Slot::A, release(1), 30);
         record.stages.b = stage;
         let boot = Boot {
@@ -340,7 +346,7 @@ impl Bench {
             booted: Booted::Slot(booted),
             running: release(2).version,
             count: 2,
-            history: Vec::new(),
+            history,
             foreign: foreign.iter().map(|disk| (*disk).to_owned()).collect(),
         };
         let both = Pair {
@@ -477,6 +483,61 @@ fn the_committed_environment_is_made_anew_below_a_trial() {
     // The trial goes on, and the loader has somewhere to return to.
     assert_eq!(bench.both.a.as_ref().map(|e| (e.state, e.revision)), Ok((State::Ok, 1)));
     assert_eq!((bench.restarts, bench.slots.next_wakeup()), (0, Some(at(300))));
+}
+
+#[test]
+fn only_a_boot_of_the_slot_after_it_was_armed_can_be_its_trial() {
+    let entry = |count, slot: &str, ended| BootEntry { count, slot: slot.into(), ran_s: 1, ended };
+    let failed = || BootEnd::FailedTrial { why: "no gateway".into() };
+    let cases = [
+        (vec![], "armed for trial 2"),
+        (vec![entry(1, "SLOT-B", failed())], "failed: no gateway"),
+        (vec![entry(1, "SLOT-B", BootEnd::Panic)], "failed: its kernel panicked"),
+        (vec![entry(1, "SLOT-B", BootEnd::Crash)], "failed: its init crashed"),
+        (vec![entry(1, "SLOT-B", failed()), entry(2, "SLOT-A", BootEnd::PowerOrReset)], "failed: no gateway"),
+        (vec![entry(1, "SLOT-B", BootEnd::Watchdog)], "armed for trial 2"),
+        // Another slot's, and one from before.
+        (vec![entry(1, "SLOT-A", BootEnd::Panic)], "armed for trial 2"),
+        (vec![entry(0, "SLOT-B", BootEnd::Panic)], "armed for trial 2"),
+    ];
+    for (history, told) in cases {
+        let armed = Stage::Armed { release: release(2), attempt: 1, boot: 0 };
+        let mut bench = Bench::after(armed, &[], Slot::A, State::Failed, history.clone());
+        bench.answer(0);
+        let stage = bench.record.unwrap().stages.b.to_string();
+        assert!(stage.ends_with(told), "{history:?}: {stage}");
+        assert_eq!(bench.restarts, usize::from(told.starts_with("armed")));
+    }
+}
+
+#[test]
+fn a_trial_that_cannot_have_begun_is_not_counted() {
+    let armed = |boot| Stage::Armed { release: release(2), attempt: 1, boot };
+    // The power went before the environment was written.
+    let mut bench = Bench::new(armed(1), &[], Slot::A, State::Ok);
+    let Ok(environment) = &mut bench.both.b else { unreachable!("it is good") };
+    (environment.in_progress, environment.revision) = (true, 0);
+    bench.answer(0);
+    assert_eq!(bench.record.unwrap().stages.b, Stage::Armed { release: release(2), attempt: 1, boot: 2 });
+    assert_eq!(bench.both.b.map(|e| (e.state, e.revision)), Ok((State::Installed, 2)));
+    // The daemon ended while it was written.
+    let mut bench = Bench::new(armed(2), &[], Slot::A, State::Ok);
+    bench.both.b = Err(EnvironmentError::Size { found: 0 });
+    bench.answer(0);
+    assert_eq!((bench.record.unwrap().stages.b, bench.restarts), (armed(2), 1));
+    // The loader did not start it.
+    let mut bench = Bench::new(armed(1), &[], Slot::A, State::Installed);
+    bench.answer(0);
+    assert_eq!((bench.record, bench.restarts), (None, 0));
+}
+
+#[test]
+fn an_install_that_was_cut_off_leaves_the_target_empty() {
+    let mut bench = Bench::new(Stage::Writing { release: release(2) }, &[], Slot::A, State::Failed);
+    bench.answer(0);
+    assert_eq!(bench.record.unwrap().stages.b, Stage::Empty);
+    let told = "SLOT-B: the install of 1.0.2 (14151600) was cut off; install it again";
+    assert_eq!(bench.events.iter().map(Event::to_string).next().as_deref(), Some(told));
 }
 
 #[test]
