@@ -14,13 +14,14 @@ struct Story {
     second: bool,
 }
 
-const STORIES: [Story; 6] = [
+const STORIES: [Story; 7] = [
     Story { name: "good", nature: Nature::Good, second: false },
     Story { name: "good, from B to A", nature: Nature::Good, second: true },
     Story { name: "unfit", nature: Nature::Unfit, second: false },
     Story { name: "never healthy", nature: Nature::NeverHealthy, second: true },
     Story { name: "panics", nature: Nature::Panics, second: true },
     Story { name: "hangs", nature: Nature::Hangs, second: false },
+    Story { name: "panics early", nature: Nature::PanicsEarly, second: false },
 ];
 
 /// The release that is installed when the power goes, and the one afterwards.

@@ -74,6 +74,8 @@ fn a_trial_ends_as_the_system_in_it_behaves() {
         (Nature::NeverHealthy, 1, Failure::Deadline { seconds: POLICY.deadline.as_secs() }),
         (Nature::Panics, 1, Failure::Panic),
         (Nature::Hangs, 2, Failure::Unconfirmed { trials: 2 }),
+        (Nature::Dead, 2, Failure::Unconfirmed { trials: 2 }),
+        (Nature::PanicsEarly, 2, Failure::Unconfirmed { trials: 2 }),
     ];
     for (nature, trials, failure) in reasons {
         let (mut world, rest) = machine();
@@ -151,6 +153,12 @@ fn a_damaged_environment_is_made_anew_at_the_start() {
     world.run().unwrap();
     let rest = world.run().unwrap();
     assert_eq!(world.settled(&rest).unwrap(), 2);
+    assert_eq!(world.tally.rescues, 0);
+    // Both names as well: the firmware starts the rescue system.
+    world.disk.damage(Slot::A, 0);
+    world.disk.damage(Slot::B, 0);
+    let rest = world.run().unwrap();
+    assert_eq!((world.settled(&rest).unwrap(), world.tally.rescues), (2, 1));
     let rest = world.upgrade(rest, 3).unwrap();
     assert_eq!(world.settled(&rest).unwrap(), 3);
 }

@@ -32,6 +32,10 @@ pub(crate) enum Nature {
     Panics,
     /// The watchdog resets it, and nobody knows why.
     Hangs,
+    /// The same before its init could note anything.
+    Dead,
+    /// Its kernel panics before its init could note anything: the panic is put down to the boot before.
+    PanicsEarly,
 }
 
 /// The releases of the world by number: 1 is the factory's, the last number says how it behaves.
@@ -338,17 +342,17 @@ impl World {
             Booted::Rescue | Booted::Unknown => ("RESCUE", 0),
         };
         let nature = self.nature[usize::from(running)];
-        if trial && nature == Nature::Panics {
-            // Far enough to have its boot noted.
+        if !(trial && matches!(nature, Nature::Dead | Nature::PanicsEarly)) {
             self.begin(name);
+        }
+        if trial && matches!(nature, Nature::Panics | Nature::PanicsEarly) {
             self.evidence.panic = Some("panic".to_owned());
             return Ok(Outcome::Reset);
         }
-        self.begin(name);
         if std::mem::take(&mut self.forget) {
             self.record = None;
         }
-        if trial && nature == Nature::Hangs {
+        if trial && matches!(nature, Nature::Hangs | Nature::Dead) {
             self.evidence.watchdog = true;
             return Ok(Outcome::Reset);
         }
