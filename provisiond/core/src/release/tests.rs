@@ -9,6 +9,9 @@ const VERSION: Version = Version { major: 1, minor: 2, patch: 3 };
 /// Three chunks, the last one short.
 const SIZE: usize = 2 * CHUNK_LEN + 77;
 
+/// What is changed, and what is said about it.
+type Case<T> = (fn(&mut T), &'static str);
+
 fn key() -> SecretKey {
     SecretKey::from_seed([7; 32])
 }
@@ -161,7 +164,7 @@ fn what_is_not_for_this_node_is_refused_before_its_boot_file() {
     let bundle = bundle(&manifest(&boot_file), &boot_file);
     let v = |text: &str| text.parse::<Version>().unwrap();
     let span = Span { lowest: 2, highest: 3 };
-    let cases: [(fn(&mut Node), &str); 10] = [
+    let cases: [Case<Node>; 10] = [
         (
             |n| n.keys = vec![[9; 32]],
             "the bundle is signed by key ea4a6c63, expected 09090909: get it from who",
@@ -211,7 +214,7 @@ fn what_is_not_for_this_node_is_refused_before_its_boot_file() {
 fn a_signed_manifest_that_breaks_a_rule_is_refused() {
     let small = boot_file(300);
     let chunk = manifest(&small).chunks[0];
-    let cases: [(fn(&mut Manifest), &str); 11] = [
+    let cases: [Case<Manifest>; 11] = [
         (|m| m.product = "Evenkeel".into(), "name \"Evenkeel\", expected 1 to 32"),
         (|m| m.hardware = vec!["x".repeat(33)], "name \"xxx"),
         (|m| m.hardware = vec![], "0 kinds of hardware"),

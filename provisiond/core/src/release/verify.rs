@@ -174,7 +174,7 @@ impl<'a> Piece<'a> {
 #[derive(Debug)]
 enum State {
     Head,
-    Body { manifest: Manifest, index: usize, offset: u64, whole: Sha256 },
+    Body { manifest: Box<Manifest>, index: usize, offset: u64, whole: Sha256 },
     Refused(BundleError),
 }
 
@@ -289,6 +289,7 @@ impl Verifier {
                 suits(&manifest, &self.node)?;
                 sink(Piece::Manifest(&manifest));
                 self.buffer.clear();
+                let manifest = Box::new(manifest);
                 self.state = State::Body { manifest, index: 0, offset: 0, whole: Sha256::new() };
                 Ok(())
             }

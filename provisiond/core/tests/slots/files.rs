@@ -28,7 +28,9 @@ impl File {
 
     fn cut(bytes: &[u8]) -> File {
         assert!(bytes[HEAD..TAIL_AT].iter().all(|byte| *byte == 0), "user variables are unused");
-        File { head: bytes[..HEAD].try_into().unwrap(), tail: bytes[TAIL_AT..].try_into().unwrap() }
+        let (head, _) = bytes.split_first_chunk().expect("it has sectors");
+        let (_, tail) = bytes.split_last_chunk().expect("it has sectors");
+        File { head: *head, tail: *tail }
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -59,12 +61,12 @@ pub(crate) struct Load {
 
 #[derive(Default)]
 struct Memory {
-    read: HashMap<Pair2, Environments>,
-    load: HashMap<Pair2, Load>,
+    read: HashMap<Key, Environments>,
+    load: HashMap<Key, Load>,
     write: HashMap<(File, String), Vec<SectorWrite>>,
 }
 
-type Pair2 = (File, File);
+type Key = (File, File);
 
 thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
@@ -93,7 +95,7 @@ impl SlotControl for Reached {
     }
 }
 
-fn key(files: &Pair<File>) -> Pair2 {
+fn key(files: &Pair<File>) -> Key {
     (files.a.clone(), files.b.clone())
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Choice {
 /// One boot.
 pub(crate) fn choose(files: &Pair<Vec<u8>>) -> Choice {
     let revision = |slot: Slot| number(&files[slot][REVISION..]);
-    let valid = |slot: Slot| crc32(&files[slot][..CRC]) == number(&files[slot][CRC..]);
+    let valid = |slot: Slot| crc32fast::hash(&files[slot][..CRC]) == number(&files[slot][CRC..]);
     let (mut latest, mut before) = ((0, Slot::A), (0, Slot::A));
     for slot in Slot::BOTH.into_iter().filter(|slot| valid(*slot)) {
         if revision(slot) > latest.0 {
@@ -55,7 +55,7 @@ fn changed(file: &[u8], state: State, revision: u32) -> Vec<u8> {
     let mut file = file.to_vec();
     file[STATE] = state as u8;
     file[REVISION..REVISION + 4].copy_from_slice(&revision.to_le_bytes());
-    let crc = crc32(&file[..CRC]);
+    let crc = crc32fast::hash(&file[..CRC]);
     file[CRC..].copy_from_slice(&crc.to_le_bytes());
     file
 }
@@ -67,11 +67,7 @@ fn named(file: &[u8]) -> Option<Slot> {
 }
 
 fn number(bytes: &[u8]) -> u32 {
-    u32::from_le_bytes(bytes[..4].try_into().unwrap())
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    crc32fast::hash(bytes)
+    u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"))
 }
 
 #[cfg(test)]

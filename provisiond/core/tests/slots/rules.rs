@@ -13,21 +13,21 @@ use provisiond_core::slots::{
 /// The factory's machine at rest.
 fn machine() -> (World, Rest) {
     let mut world = World::new();
-    let rest = world.run().unwrap();
+    let rest = world.run().expect("it comes to rest");
     (world, rest)
 }
 
 /// A machine with release 2 committed in slot B, release 1 behind it.
 fn upgraded() -> (World, Rest) {
     let (mut world, rest) = machine();
-    let rest = world.upgrade(rest, 2).unwrap();
-    assert_eq!(world.settled(&rest).unwrap(), 2);
+    let rest = world.upgrade(rest, 2).expect("an upgrade");
+    assert_eq!(world.settled(&rest).expect("settled"), 2);
     world.events.clear();
     (world, rest)
 }
 
 fn refusal(world: &mut World, rest: &mut Rest, input: Input) -> Refusal {
-    world.ask(rest, input).unwrap();
+    world.ask(rest, input).expect("asked");
     match world.events.last() {
         Some(Event::Refused(refusal)) => refusal.clone(),
         other => panic!("not refused: {other:?}"),
