@@ -8,6 +8,7 @@ use proto::bgenv::Environment;
 use proto::boot::BootEntry;
 use proto::slot::Slot;
 use proto::text::hex;
+use proto::time::Time;
 use std::collections::VecDeque;
 
 /// What this boot was started from.
@@ -48,6 +49,8 @@ pub struct Boot {
     pub booted: Booted,
     /// The version that runs.
     pub running: Version,
+    /// When this boot began. The deadline of a trial counts from it: a daemon that restarts puts nothing off.
+    pub began: Time,
     /// Number of this boot (`proto::boot::BootRecord::count`).
     pub count: u64,
     /// The boots before it and how they ended.

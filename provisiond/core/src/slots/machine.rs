@@ -88,8 +88,6 @@ struct Trial {
     deadline: Time,
     /// Since when the checks are good.
     healthy: Option<Time>,
-    /// The verdict, until it can be acted on.
-    unfit: Option<String>,
 }
 
 impl Trial {
@@ -120,6 +118,8 @@ pub struct Slots {
     job: VecDeque<Act>,
     pending: Option<Pending>,
     trial: Option<Trial>,
+    /// The verdict on the trial, until it can be acted on.
+    unfit: Option<String>,
     /// The record could not be stored.
     halted: bool,
     tokens: u64,
@@ -140,6 +140,7 @@ impl Slots {
             job: VecDeque::from([Act::Judge]),
             pending: None,
             trial: None,
+            unfit: None,
             halted: false,
             tokens: 0,
         };
@@ -169,10 +170,8 @@ impl Slots {
             Input::Install(release) => self.asked(out, |slots| slots.install(release)),
             Input::Try => self.asked(out, |slots| slots.try_target()),
             Input::Healthy(healthy) => self.healthy(now, healthy),
-            Input::Unfit(why) => match &mut self.trial {
-                Some(trial) => trial.unfit = Some(why),
-                None => out.push(Output::Event(Event::Refused(Refusal::NoTrial))),
-            },
+            Input::Unfit(why) if self.on_trial() => self.unfit = Some(why),
+            Input::Unfit(_) => out.push(Output::Event(Event::Refused(Refusal::NoTrial))),
         }
         self.proceed(now, out);
     }
@@ -304,6 +303,7 @@ impl Slots {
         }
         self.give_up(trouble, out);
         if matches!(pending.act, Act::VerifyCommitted(..)) {
+            self.job.push_back(Act::Repair);
             self.spoiled(&pending.act);
         }
     }
@@ -397,6 +397,15 @@ impl Slots {
         }
     }
 
+    /// Whether this boot is a trial, or will turn out to be one once its beginning is on the disk.
+    fn on_trial(&self) -> bool {
+        let target = self.record.as_ref().map(|record| (record.target(), &record.stages[record.target()]));
+        target.is_some_and(|(slot, stage)| {
+            self.boot.booted == Booted::Slot(slot)
+                && matches!(stage, Stage::Armed { .. } | Stage::Trying { .. })
+        })
+    }
+
     fn healthy(&mut self, now: Time, healthy: bool) {
         if let Some(trial) = &mut self.trial {
             trial.healthy = healthy.then(|| trial.healthy.unwrap_or(now));
@@ -419,7 +428,7 @@ impl Slots {
     fn proceed(&mut self, now: Time, out: &mut Outbox) {
         while self.pending.is_none() && !self.halted {
             match self.job.pop_front() {
-                Some(act) => self.act(now, act, out),
+                Some(act) => self.act(act, out),
                 None if self.end_trial(now) => {}
                 None => return,
             }
@@ -437,7 +446,7 @@ impl Slots {
             _ => return false,
         };
         let soaked = trial.soaked(&self.policy).filter(|soaked| *soaked <= now.min(trial.deadline));
-        let failure = match &trial.unfit {
+        let failure = match &self.unfit {
             Some(why) => Some(Failure::verdict(why)),
             None if soaked.is_some() => None,
             None if trial.deadline <= now => {
@@ -458,12 +467,12 @@ impl Slots {
         true
     }
 
-    fn act(&mut self, now: Time, act: Act, out: &mut Outbox) {
+    fn act(&mut self, act: Act, out: &mut Outbox) {
         match act {
             Act::Say(event) => out.push(Output::Event(event)),
             Act::Restart => out.push(Output::Restart),
             Act::BeginTrial => {
-                self.trial = Some(Trial { deadline: now + self.policy.deadline, healthy: None, unfit: None });
+                self.trial = Some(Trial { deadline: self.boot.began + self.policy.deadline, healthy: None });
             }
             Act::Mark(ref mark) => {
                 let record = self.marked(mark);

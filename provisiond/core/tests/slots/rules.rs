@@ -353,6 +353,7 @@ impl Bench {
             record: Some(record),
             booted: Booted::Slot(booted),
             running: release(2).version,
+            began: at(0),
             count: 2,
             history,
             foreign: foreign.iter().map(|disk| (*disk).to_owned()).collect(),
@@ -362,7 +363,7 @@ impl Bench {
             b: Ok(Environment { state, ..Environment::committed("SLOT-B", 30, 2) }),
         };
         let mut out = Outbox::new();
-        let slots = Slots::start(POLICY, boot, at(0), &mut out);
+        let slots = Slots::start(POLICY, boot, at(20), &mut out);
         Bench { slots, out, both, record: None, events: Vec::new(), restarts: 0 }
     }
 
@@ -433,6 +434,17 @@ fn a_trial_is_committed_after_a_soak_without_a_break() {
     assert_eq!(bench.events.last(), Some(&Event::Committed { slot: Slot::B, release: release(2) }));
     assert_eq!(bench.both.b, Ok(Environment::committed("SLOT-B", 30, 2)));
     assert_eq!((bench.slots.next_wakeup(), bench.restarts), (None, 0));
+}
+
+#[test]
+fn a_verdict_that_comes_early_waits_until_it_can_be_acted_on() {
+    let armed = Stage::Armed { release: release(2), attempt: 1, boot: 1 };
+    let mut bench = Bench::new(armed, &[], Slot::B, State::Testing);
+    bench.slots.handle(at(20), Input::Unfit("no gateway".into()), &mut bench.out);
+    bench.answer(20);
+    let failure = Failure::Verdict("no gateway".into());
+    assert_eq!(bench.record.unwrap().stages.b, Stage::Failed { release: release(2), failure });
+    assert_eq!(bench.restarts, 1);
 }
 
 #[test]

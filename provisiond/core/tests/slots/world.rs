@@ -360,6 +360,7 @@ impl World {
             record: self.record.clone(),
             booted,
             running: release(running).version,
+            began: self.now,
             count: self.boots.count,
             history: self.boots.history.clone(),
             foreign: self.foreign.clone(),
