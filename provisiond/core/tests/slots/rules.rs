@@ -193,6 +193,17 @@ fn a_damaged_committed_slot_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn the_rescue_system_makes_environments_anew_although_the_slot_cannot_be_read() {
+    let (mut world, _) = machine();
+    world.disk.damage(Slot::A, 0);
+    world.disk.damage(Slot::B, 0);
+    world.faults = vec![("read SLOT-A back", Fault::NotDone)];
+    let rest = world.run().unwrap();
+    assert_eq!((world.settled(&rest).unwrap(), world.tally.rescues), (1, 1));
+    assert_eq!(world.faults, []);
+}
+
+#[test]
 fn a_lost_record_is_made_from_what_runs() {
     let (mut world, _) = upgraded();
     world.forget = true;
