@@ -8,11 +8,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::bgenv::{self, Environment};
 use crate::digest::{Guid, fat_serial};
 use crate::error::BuildError;
 use crate::gpt::{self, Partition, Table};
 use crate::host::{MCOPY, MKE2FS, MKFS_FAT, MMD};
+use proto::bgenv::{self, Environment};
 
 const MIB: u64 = 1 << 20;
 const ESP_SIZE: u64 = 8 * MIB;

@@ -5,12 +5,12 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::bgenv::{self, Environment};
 use crate::disk::{PARTITIONS, REMOVABLE_PATH, SLOT_FILE, disk_id};
 use crate::error::{BuildError, InspectError};
 use crate::gpt::{Partition, Table, TableError};
 use crate::host::{self, MCOPY, QEMU_IMG};
 use crate::uki;
+use proto::bgenv::{self, Environment, EnvironmentError};
 
 const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
 
@@ -20,7 +20,7 @@ pub struct Description {
     pub path: PathBuf,
     pub table: Table,
     /// `ENV-A` and `ENV-B`, or what is wrong with them.
-    pub environments: Vec<(String, Result<Environment, String>)>,
+    pub environments: Vec<(String, Result<Environment, EnvironmentError>)>,
     /// Boot files by partition; a slot without one is not listed.
     pub boot_files: Vec<BootFile>,
 }
@@ -50,7 +50,7 @@ pub fn describe(path: &Path) -> Result<Description, InspectError> {
     for name in ["ENV-A", "ENV-B"] {
         let environment = match raw.fat_file(part(name), bgenv::FILE_NAME)? {
             Some(bytes) => Environment::decode(&bytes),
-            None => Err(format!("no {}", bgenv::FILE_NAME)),
+            None => Err(EnvironmentError::Unreadable(format!("no {}", bgenv::FILE_NAME))),
         };
         environments.push((name.to_owned(), environment));
     }
@@ -68,6 +68,13 @@ pub fn describe(path: &Path) -> Result<Description, InspectError> {
         }
     }
     Ok(Description { path: path.to_owned(), table, environments, boot_files })
+}
+
+/// The boot file in slot A of an image of ours, if there is one.
+pub(crate) fn slot_file(path: &Path) -> Result<Option<Vec<u8>>, InspectError> {
+    let raw = Raw::open(path)?;
+    let table = ours(path, &raw)?;
+    raw.fat_file(table.partition("SLOT-A").expect("an image of ours has every partition"), SLOT_FILE)
 }
 
 fn ours(path: &Path, raw: &Raw) -> Result<Table, InspectError> {
@@ -248,5 +255,23 @@ mod tests {
         command.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&path).arg(&qcow2);
         QEMU_IMG.run(&mut command, "convert", &qcow2, 0).unwrap();
         verify_ours(&qcow2).unwrap();
+    }
+
+    /// The loader's own tool must agree about layout and checksum.
+    #[test]
+    fn bg_printenv_reads_it() {
+        let dir = TestDir::new("bgenv");
+        let file = dir.path().join(bgenv::FILE_NAME);
+        fs::write(&file, Environment::committed("SLOT-A", 77, 5).encode()).unwrap();
+        let output = std::process::Command::new("bg_printenv")
+            .arg("--raw")
+            .arg(format!("--filepath={}", file.display()))
+            .output()
+            .expect("install the Debian package efibootguard");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        for line in ["KERNEL=L:SLOT-A:linux.efi", "WATCHDOG_TIMEOUT=77", "REVISION=5", "USTATE=0"] {
+            assert!(text.lines().any(|l| l.trim() == line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -5,9 +5,10 @@
 //! neither root nor loop devices nor mounts, and equal inputs give equal bytes. [`describe`] and [`verify_ours`]
 //! look at a finished image.
 //!
-//! Not here: signing, and writing slots of a running node.
+//! [`release`] signs a boot file for nodes that run: the bundle that they install.
+//!
+//! Not here: writing slots of a running node.
 
-pub mod bgenv;
 mod build;
 mod checksums;
 mod cpio;
@@ -22,6 +23,7 @@ mod manifest;
 mod modules;
 mod options;
 mod packages;
+mod release;
 #[cfg(test)]
 mod testdir;
 mod tree;
@@ -36,6 +38,7 @@ pub use options::{
     BuildOptions, Built, ExtraFile, Flavour, Format, Progress, Quiet, Source, Watchdog, default_cache,
 };
 pub use packages::{Cache, Chosen};
+pub use release::{Bundle, ReleaseError, ReleaseOptions, release};
 
 /// Name of the product in files.
 const PRODUCT: &str = "evenkeel";

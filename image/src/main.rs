@@ -1,11 +1,12 @@
-//! `image`: builds images and describes them.
+//! `image`: builds images and describes them, makes releases.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use image::{BuildError, BuildOptions, Built, Flavour, Format, Watchdog};
+use image::{BuildError, BuildOptions, Built, Flavour, Format, ReleaseError, ReleaseOptions, Watchdog};
 use proto::text::one_line;
+use provisiond_core::version::Version;
 
 #[derive(Parser)]
 #[command(name = "image", about = "Builds, describes and verifies Evenkeel images")]
@@ -22,6 +23,8 @@ enum Command {
     Show { file: PathBuf },
     /// Say whether a disk image is an Evenkeel image
     Verify { file: PathBuf },
+    /// Make the bundle of a release: a boot file, signed, for nodes to install
+    Release(Release),
 }
 
 #[derive(Args)]
@@ -71,6 +74,27 @@ struct Build {
     /// Ask apt for the current kernel although the cache has one
     #[arg(long)]
     refresh: bool,
+}
+
+#[derive(Args)]
+struct Release {
+    /// Boot file, or a disk image with one in slot A
+    from: PathBuf,
+    /// File with the seed of the key that signs, 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The bundle to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Kind of hardware it is for; may be repeated [default: x86_64-cloud or x86_64-generic, as its kernel]
+    #[arg(long, value_name = "NAME")]
+    hardware: Vec<String>,
+    /// Lowest version that a node may return to once it has committed this one
+    #[arg(long, value_name = "VERSION", default_value = "0.0.0")]
+    floor: Version,
+    /// Lowest version that it may be installed from
+    #[arg(long, value_name = "VERSION", default_value = "0.0.0")]
+    source: Version,
 }
 
 impl Build {
@@ -125,6 +149,18 @@ fn build(build: Build) -> Result<(), BuildError> {
     Ok(())
 }
 
+fn release(release: Release) -> Result<(), ReleaseError> {
+    let Release { from, key, out, hardware, floor, source } = release;
+    let bundle = image::release(&ReleaseOptions { from, key, out: out.clone(), hardware, floor, source })?;
+    let manifest = &bundle.manifest;
+    println!("{}", out.display());
+    println!("  release    {} {} for {}", manifest.product, manifest.version, manifest.hardware.join(", "));
+    println!("  boot file  {:>10} bytes in {} chunks", manifest.size, manifest.chunks.len());
+    println!("  signed by  {}", bundle.key);
+    println!("  sha256     {}", bundle.sha256);
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Build(options) => build(*options).map_err(|e| one_line(&e)),
@@ -132,6 +168,7 @@ fn main() -> ExitCode {
         Command::Verify { file } => image::verify_ours(&file)
             .map(|()| println!("{} is an Evenkeel image", file.display()))
             .map_err(|e| one_line(&e)),
+        Command::Release(options) => release(options).map_err(|e| one_line(&e)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

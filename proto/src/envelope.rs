@@ -38,6 +38,10 @@ pub mod kind {
     pub const ROSTER_CHAIN: u16 = 0x0404;
     /// Which entry of the roster chain a node kept last.
     pub const ROSTER_MARK: u16 = 0x0405;
+    /// What provisiond remembers of the two slots.
+    pub const SLOT_RECORD: u16 = 0x0406;
+    /// The manifest of a release.
+    pub const RELEASE_MANIFEST: u16 = 0x0501;
 }
 
 /// What an envelope carries. The number is the wire's; it is never given to anything else.

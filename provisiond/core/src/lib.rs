@@ -1,0 +1,13 @@
+//! provisiond's decisions, without its disks and sockets. Pure.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`release`] | the bundle of a release: signed manifest, chunks, a verifier that streams |
+//! | [`slots`] | install into the slot that does not run, try it, commit it or return |
+//! | [`version`] | the number of a release |
+//!
+//! Nothing here reads a clock, draws a random number, or opens a file or a socket.
+
+pub mod release;
+pub mod slots;
+pub mod version;
