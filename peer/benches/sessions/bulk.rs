@@ -6,9 +6,11 @@
 
 use crate::{key, loopback, run, soon};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified as Verified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring as provider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{
+    CertificateDer as Key, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
@@ -32,13 +34,8 @@ const CHUNK: usize = 64 * 1024;
 /// SubjectPublicKeyInfo of an Ed25519 key is this and the 32 bytes (RFC 8410).
 const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
 
-/// One transfer: speed in KiB/s, processor time of each side in nanoseconds, packets handed over in one call.
-struct Transfer {
-    speed: u64,
-    sender: u64,
-    receiver: u64,
-    packets_per_call: Option<f64>,
-}
+/// One transfer: MiB/s, seconds of processor time of the sender and of the receiver for a GiB, packets in one call.
+type Transfer = [f64; 4];
 
 pub(crate) fn bench() {
     let cases: [(&str, fn() -> Transfer); 3] = [
@@ -53,52 +50,52 @@ pub(crate) fn bench() {
         }
     }
     println!(
-        "\n{:36} {:>8} {:>15} {:>9} {:>9} {:>13}   {ROUNDS} transfers of {} MiB each, medians",
+        "\n{:33} {:>7} {:>12} {:>8} {:>8} {:>13}   medians of {ROUNDS}, {} MiB each, processor time per GiB",
         "bulk",
         "MiB/s",
-        "from to",
+        "range",
         "send, s",
         "recv, s",
         "packets/call",
         LEN >> 20
     );
     for ((name, _), transfers) in cases.iter().zip(&transfers) {
-        let of = |value: fn(&Transfer) -> u64, percent| {
-            crate::at(&mut transfers.iter().map(value).collect::<Vec<_>>(), percent)
+        let of = |column: usize, percent: usize| {
+            let mut values: Vec<f64> = transfers.iter().map(|t| t[column]).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() * percent / 100]
         };
-        let speed = |percent| of(|t| t.speed, percent) as f64 / 1024.0;
-        // Processor time for a GiB.
-        let cpu = |value| of(value, 50) as f64 / 1e9 * ((1 << 30) / LEN) as f64;
-        let range = format!("{:.0} {:.0}", speed(0), speed(99));
-        let calls = transfers[0].packets_per_call.map_or(String::new(), |n| format!("{n:.1}"));
-        let (send, receive) = (cpu(|t| t.sender), cpu(|t| t.receiver));
-        println!("{name:36} {:>8.0} {range:>15} {send:>9.2} {receive:>9.2} {calls:>13}", speed(50));
+        let (speed, range) = (of(0, 50), format!("{:.0} to {:.0}", of(0, 0), of(0, 99)));
+        println!(
+            "{name:33} {speed:>7.0} {range:>12} {:>8.2} {:>8.2} {:>13.1}",
+            of(1, 50),
+            of(2, 50),
+            of(3, 50)
+        );
     }
 }
 
-/// Both sides on threads of their own. `receive` tells its address, then takes all bytes; `send` gives back when it began
-/// and the packets in one call.
-fn transfer(receive: fn(Sender<SocketAddr>), send: fn(SocketAddr) -> (Instant, Option<f64>)) -> Transfer {
+/// Both sides on threads of their own. `receive` tells its address and gives back when it had all bytes, `send` when it
+/// began and the packets in one call.
+fn transfer(receive: fn(Sender<SocketAddr>) -> Instant, send: fn(SocketAddr) -> (Instant, f64)) -> Transfer {
     let (ready, address) = channel();
-    let receiver = thread::spawn(move || {
-        receive(ready);
-        (Instant::now(), thread_cpu())
-    });
+    let receiver = thread::spawn(move || (receive(ready), thread_cpu()));
     let address = address.recv().unwrap();
     let sender = thread::spawn(move || (send(address), thread_cpu()));
     let (end, receiver) = receiver.join().unwrap();
-    let ((start, packets_per_call), sender) = sender.join().unwrap();
-    let speed = (LEN as f64 / 1024.0 / (end - start).as_secs_f64()) as u64;
-    Transfer { speed, sender, receiver, packets_per_call }
+    let ((start, packets), sender) = sender.join().unwrap();
+    let speed = LEN as f64 / f64::from(1 << 20) / (end - start).as_secs_f64();
+    let for_gib = |nanoseconds: f64| nanoseconds / 1e9 * f64::from(1 << 30) / LEN as f64;
+    [speed, for_gib(sender), for_gib(receiver), packets]
 }
 
 /// Processor time of this thread in nanoseconds, the kernel's work for it included.
-fn thread_cpu() -> u64 {
+fn thread_cpu() -> f64 {
     let line = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     line.split(' ').next().unwrap().parse().unwrap()
 }
 
-fn tcp_receive(ready: Sender<SocketAddr>) {
+fn tcp_receive(ready: Sender<SocketAddr>) -> Instant {
     run(async {
         let listener = TcpListener::bind(loopback(0)).await.unwrap();
         ready.send(listener.local_addr().unwrap()).unwrap();
@@ -110,10 +107,11 @@ fn tcp_receive(ready: Sender<SocketAddr>) {
                 read => read,
             };
         }
-    });
+        Instant::now()
+    })
 }
 
-fn tcp_send(to: SocketAddr) -> (Instant, Option<f64>) {
+fn tcp_send(to: SocketAddr) -> (Instant, f64) {
     run(async {
         let mut stream = soon(TcpStream::connect(to)).await.unwrap();
         let start = Instant::now();
@@ -121,15 +119,15 @@ fn tcp_send(to: SocketAddr) -> (Instant, Option<f64>) {
         for _ in 0..LEN / CHUNK {
             soon(stream.write_all(&chunk)).await.unwrap();
         }
-        (start, None)
+        (start, f64::NAN)
     })
 }
 
-fn quinn_receive(ready: Sender<SocketAddr>) {
+fn quinn_receive(ready: Sender<SocketAddr>) -> Instant {
     run(async {
         let signing = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(key(0).pkcs8())).unwrap();
         let spki = [SPKI_HEAD.as_slice(), key(0).public()].concat();
-        let certified = Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], signing));
+        let certified = Arc::new(CertifiedKey::new(vec![Key::from(spki)], signing));
         let tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -145,13 +143,15 @@ fn quinn_receive(ready: Sender<SocketAddr>) {
             left -= read;
         }
         assert_eq!(left, 0, "bytes are missing");
+        let end = Instant::now();
         // Said by a close, so that the sender need not wait for an acknowledgement that has no reason to hurry.
         connection.close(0u32.into(), b"all here");
         soon(endpoint.wait_idle()).await;
-    });
+        end
+    })
 }
 
-fn quinn_send(to: SocketAddr, offload: bool) -> (Instant, Option<f64>) {
+fn quinn_send(to: SocketAddr, offload: bool) -> (Instant, f64) {
     run(async {
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -174,7 +174,7 @@ fn quinn_send(to: SocketAddr, offload: bool) -> (Instant, Option<f64>) {
         stream.finish().unwrap();
         soon(connection.closed()).await;
         let sent = connection.stats().udp_tx;
-        (start, Some(sent.datagrams as f64 / sent.ios as f64))
+        (start, sent.datagrams as f64 / sent.ios as f64)
     })
 }
 
@@ -182,35 +182,27 @@ fn quinn_send(to: SocketAddr, offload: bool) -> (Instant, Option<f64>) {
 #[derive(Debug)]
 struct AnyKey(CryptoProvider);
 
+type Signed = Result<HandshakeSignatureValid, Error>;
+
 impl ServerCertVerifier for AnyKey {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
+        _: &Key,
+        _: &[Key],
+        _: &ServerName,
         _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+    ) -> Result<Verified, Error> {
+        Ok(Verified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(&self, _: &[u8], _: &Key, _: &DigitallySignedStruct) -> Signed {
         Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        spki: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let spki = SubjectPublicKeyInfoDer::from(spki.as_ref());
-        verify_tls13_signature_with_raw_key(message, &spki, signed, &self.0.signature_verification_algorithms)
+    fn verify_tls13_signature(&self, message: &[u8], key: &Key, signed: &DigitallySignedStruct) -> Signed {
+        let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+        verify_tls13_signature_with_raw_key(message, &key, signed, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -22,36 +22,28 @@ const SHORT: usize = 64;
 /// Bytes in front of a message, as sessions have them.
 const ID: [u8; 16] = [7; 16];
 
-/// The other side of all cases. It lives until the process ends.
-struct Echo {
-    session: SocketAddr,
-    tcp: SocketAddr,
-    /// Tells when a session has ended over there.
-    downs: mpsc::Receiver<()>,
-}
-
-fn names() -> Vec<NodeName> {
-    // The lower name dials.
-    vec![NodeName("a".to_owned()), NodeName("b".to_owned())]
+/// The lower name dials.
+fn names() -> [NodeName; 2] {
+    ["a", "b"].map(|name| NodeName(name.to_owned()))
 }
 
 pub(crate) fn bench() {
     run(async {
-        let mut echo = start_echo().await;
+        let (session, tcp_address, mut downs) = start_echo().await;
         let (mut up, mut replied, mut tcp) = (vec![], vec![], vec![]);
         for _ in 0..HANDSHAKES {
             let mut node = Node::bind(0, &roster(&names()));
             let start = Instant::now();
-            node.endpoint.keep(&names()[1], echo.session).unwrap();
+            node.endpoint.keep(&names()[1], session).unwrap();
             node.up().await;
             up.push(start.elapsed());
             session_trip(&mut node, SHORT).await;
             replied.push(start.elapsed());
             drop(node);
-            soon(echo.downs.recv()).await.expect("the echo lives");
+            soon(downs.recv()).await.expect("the echo lives");
 
             let start = Instant::now();
-            let mut stream = connect(echo.tcp).await;
+            let mut stream = connect(tcp_address).await;
             tcp_trip(&mut stream, SHORT).await;
             tcp.push(start.elapsed());
         }
@@ -61,9 +53,9 @@ pub(crate) fn bench() {
         row("TCP: connect to reply to a 64-byte message", &mut tcp);
 
         let mut node = Node::bind(0, &roster(&names()));
-        node.endpoint.keep(&names()[1], echo.session).unwrap();
+        node.endpoint.keep(&names()[1], session).unwrap();
         node.up().await;
-        let mut stream = connect(echo.tcp).await;
+        let mut stream = connect(tcp_address).await;
         let mut times: [Vec<Duration>; 4] = Default::default();
         for _ in 0..ROUND_TRIPS {
             times[0].push(session_trip(&mut node, SHORT).await);
@@ -88,22 +80,18 @@ fn row(case: &str, times: &mut [Duration]) {
 }
 
 async fn session_trip(node: &mut Node, len: usize) -> Duration {
-    let message = vec![5; len];
-    let start = Instant::now();
-    node.endpoint.send(&names()[1], message.clone()).unwrap();
-    let reply = node.message().await;
-    let took = start.elapsed();
-    assert!(reply == message, "{} bytes came back of {len}", reply.len());
+    let (message, start) = (vec![5; len], Instant::now());
+    node.endpoint.send(&names()[1], message).unwrap();
+    let (reply, took) = (node.message().await, start.elapsed());
+    assert_eq!(reply.len(), len);
     took
 }
 
 async fn tcp_trip(stream: &mut TcpStream, len: usize) -> Duration {
-    let message = vec![5; len];
-    let start = Instant::now();
+    let (message, start) = (vec![5; len], Instant::now());
     write_frame(stream, &message).await;
-    let reply = soon(read_frame(stream)).await.expect("the echo lives");
-    let took = start.elapsed();
-    assert!(reply == message, "{} bytes came back of {len}", reply.len());
+    let (reply, took) = (soon(read_frame(stream)).await.expect("the echo lives"), start.elapsed());
+    assert_eq!(reply.len(), len);
     took
 }
 
@@ -126,14 +114,16 @@ async fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
     frame.strip_prefix(&ID).map(<[u8]>::to_vec)
 }
 
-async fn start_echo() -> Echo {
+/// The other side of all cases, alive until the process ends: where sessions and where TCP find it, and what tells when a
+/// session has ended over there.
+async fn start_echo() -> (SocketAddr, SocketAddr, mpsc::Receiver<()>) {
     let (ready, started) = oneshot::channel();
     let (down, downs) = mpsc::channel(1);
     thread::spawn(|| {
         run(async move {
             let mut node = Node::bind(1, &roster(&names()));
             let listener = TcpListener::bind(loopback(0)).await.unwrap();
-            ready.send((loopback(node.port()), listener.local_addr().unwrap())).unwrap();
+            ready.send((node.endpoint.local_address().unwrap(), listener.local_addr().unwrap())).unwrap();
             tokio::spawn(async move {
                 while let Ok((mut stream, _)) = listener.accept().await {
                     stream.set_nodelay(true).unwrap();
@@ -155,5 +145,5 @@ async fn start_echo() -> Echo {
         });
     });
     let (session, tcp) = soon(started).await.unwrap();
-    Echo { session, tcp, downs }
+    (session, tcp, downs)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! latency  two threads, a node each: handshakes and round trips
-//! memory   two processes: a hub that is measured, and the nodes it has sessions with
+//! memory   a process that is measured, the nodes it has sessions with are in this one
 //! bulk     two threads: a long stream of bytes through quinn, as the crate's QUIC does not carry it, and through TCP
 //! ```
 //! Everything runs on loopback, which has neither a wire's delay nor its short packets: TCP moves 64 KiB in one there,
@@ -20,6 +20,7 @@ use proto::roster::Roster;
 use std::fs;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -32,8 +33,7 @@ const LONG: usize = 16 * 1024;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["hub", side, count] => run(memory::hub(memory::Side::named(side), count.parse().unwrap())),
-        ["nodes", side, count] => run(memory::nodes(memory::Side::named(side), count.parse().unwrap())),
+        ["hub", letter, count] => run(memory::hub(letter, count.parse().unwrap())),
         // `cargo bench` passes `--bench`; `cargo test --all-targets` does not and must not wait for figures.
         others if others.contains(&"--bench") => bench(),
         _ => println!("nothing measured; the figures come from `cargo bench -p evenkeel-peer`"),
@@ -44,9 +44,8 @@ fn bench() {
     let read = |path: &str| fs::read_to_string(path).unwrap();
     let load = || read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ");
     let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown");
-    let cores = std::thread::available_parallelism().unwrap();
-    let kernel = read("/proc/sys/kernel/osrelease");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("processors");
+    let (cores, kernel) = (thread::available_parallelism().unwrap(), read("/proc/sys/kernel/osrelease"));
     let build = if cfg!(debug_assertions) { "development" } else { "optimised" };
     println!("{cores} x {model}, Linux {}, {build} build, load {} before", kernel.trim(), load());
     latency::bench();
@@ -92,30 +91,20 @@ struct Node {
 impl Node {
     /// The one of `roster` with key `n`.
     fn bind(n: usize, roster: &Roster) -> Node {
-        let options = Options {
-            cluster: "bench".to_owned(),
-            id: peer::core::id::named_cluster("bench"),
-            idle: PATIENCE * 2,
-            renew: peer::RENEW_EVERY,
-        };
+        let (cluster, id) = ("bench".to_owned(), peer::core::id::named_cluster("bench"));
+        let options = Options { cluster, id, idle: PATIENCE * 2, renew: peer::RENEW_EVERY };
         let (endpoint, events) = Endpoint::bind(loopback(0), &key(n), roster.clone(), &options).unwrap();
         Node { endpoint, events }
-    }
-
-    fn port(&self) -> u16 {
-        self.endpoint.local_address().unwrap().port()
     }
 
     async fn event(&mut self) -> PeerEvent {
         soon(self.events.recv()).await.expect("the endpoint lives")
     }
 
-    /// Waits for the next session.
     async fn up(&mut self) {
         while !matches!(self.event().await, PeerEvent::Up(_)) {}
     }
 
-    /// Waits for the next message.
     async fn message(&mut self) -> Vec<u8> {
         loop {
             match self.event().await {
