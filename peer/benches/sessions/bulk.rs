@@ -38,8 +38,10 @@ const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x2
 /// call (0 where there are none to count).
 type Transfer = [f64; 4];
 
+type Case = (&'static str, fn() -> Transfer);
+
 pub(crate) fn bench() {
-    let cases: [(&str, fn() -> Transfer); 3] = [
+    let cases: [Case; 3] = [
         ("quinn, segmentation offload on", || transfer(quinn_receive, |to| quinn_send(to, true))),
         ("quinn, segmentation offload off", || transfer(quinn_receive, |to| quinn_send(to, false))),
         ("TCP, not encrypted", || transfer(tcp_receive, tcp_send)),
