@@ -118,9 +118,9 @@ impl Watchdog {
 
     /// A device that no ioctl reaches.
     #[cfg(test)]
-    pub(crate) fn of_null() -> Watchdog {
+    pub(crate) fn of_null(timeout_s: u32) -> Watchdog {
         let device = OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let info = WatchdogInfo { identity: "null".to_owned(), timeout_s: 30, boot_status: 0 };
+        let info = WatchdogInfo { identity: "null".to_owned(), timeout_s, boot_status: 0 };
         Watchdog { device, info, due: Time::ZERO, withheld: false }
     }
 
@@ -244,7 +244,7 @@ mod tests {
     }
 
     fn watchdog(software: bool) -> Watchdog {
-        let mut watchdog = Watchdog::of_null();
+        let mut watchdog = Watchdog::of_null(30);
         watchdog.info.identity = if software { SOFTWARE } else { "i6300ESB timer" }.to_owned();
         watchdog
     }

@@ -94,8 +94,13 @@ impl Console {
 
     /// Writes what the console takes within `limit`; the rest is dropped.
     pub(crate) fn show(&self, text: &str, limit: Duration) {
+        let _rest = self.offer(text.as_bytes(), limit);
+    }
+
+    /// Writes what the console takes within `limit`; what is left then. Nothing is left for one that is gone.
+    pub(crate) fn offer<'a>(&self, text: &'a [u8], limit: Duration) -> &'a [u8] {
         let until = clock::now() + limit;
-        let mut rest = text.as_bytes();
+        let mut rest = text;
         while !rest.is_empty() {
             match write(&self.fd, rest) {
                 Ok(n) => rest = rest.get(n..).unwrap_or_default(),
@@ -103,12 +108,13 @@ impl Console {
                     let left = until.since(clock::now());
                     let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
                     if left.is_zero() || poll(&mut fds, clock::poll_ms(left)).unwrap_or(0) == 0 {
-                        return;
+                        return rest;
                     }
                 }
-                Err(_) => return,
+                Err(_) => return &[],
             }
         }
+        rest
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) const UNATTENDED_DEFAULT_S: u32 = 300;
 pub(crate) const UNATTENDED_RANGE_S: RangeInclusive<u32> = 10..=86_400;
 /// What a console may take to show one answer; 9600 baud make 900 characters a second.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at the watchdog meanwhile: the shortest one wants to be fed each second.
+const SHOW_STEP: Duration = Duration::from_millis(500);
 /// What a console may take to send what it was left with, and how often it is looked at.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 const SETTLE_EVERY: Duration = Duration::from_millis(20);
@@ -79,8 +81,22 @@ struct Talk {
 }
 
 impl Talk {
-    fn show(&self, text: &str) {
-        self.console.show(text, SHOW_LIMIT);
+    fn new(console: Console) -> Talk {
+        Talk { console, line: Splitter::default(), asked_to_format: false, gone: false }
+    }
+
+    fn show(&self, host: &mut Host, text: &str) {
+        self.show_within(host, text, SHOW_LIMIT);
+    }
+
+    /// Feeds the watchdog meanwhile: four consoles that nobody reads would outlast it.
+    fn show_within(&self, host: &mut Host, text: &str, limit: Duration) {
+        let until = clock::now() + limit;
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() && clock::now() < until {
+            host.feed();
+            rest = self.console.offer(rest, SHOW_STEP);
+        }
     }
 }
 
@@ -90,8 +106,7 @@ pub(crate) fn prompt(host: &mut Host, reason: &Reason<'_>, unattended: Duration)
 }
 
 fn talk(host: &mut Host, consoles: Vec<Console>, reason: &Reason<'_>, unattended: Duration) -> Leave {
-    let begin = |console| Talk { console, line: Splitter::default(), asked_to_format: false, gone: false };
-    let mut talks: Vec<_> = consoles.into_iter().map(begin).collect();
+    let mut talks: Vec<_> = consoles.into_iter().map(Talk::new).collect();
     let leave = until_left(host, &mut talks, reason, unattended);
     // What was said last is dropped with a console that still has it.
     let until = clock::now() + SETTLE_LIMIT;
@@ -120,7 +135,7 @@ fn until_left(host: &mut Host, talks: &mut Vec<Talk>, reason: &Reason<'_>, unatt
             )
         }
     };
-    show_all(talks, &format!("{greeting}{HELP}rescue> "));
+    show_all(host, talks, &format!("{greeting}{HELP}rescue> "));
     // Who asked on the command line has asked for exactly this machine to stay here.
     let mut unattended = (!matches!(reason, Reason::Asked)).then_some(began + unattended);
     loop {
@@ -140,7 +155,7 @@ fn until_left(host: &mut Host, talks: &mut Vec<Talk>, reason: &Reason<'_>, unatt
             }
         }
         if unattended.is_some_and(|t| clock::now() >= t) {
-            show_all(talks, "\nnobody here: restarting\n");
+            show_all(host, talks, "\nnobody here: restarting\n");
             return Leave::End(End::Reboot);
         }
         for (talk, _) in talks.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
@@ -166,13 +181,13 @@ fn until_left(host: &mut Host, talks: &mut Vec<Talk>, reason: &Reason<'_>, unatt
                             Err(error) => format!("{error}\n"),
                         }
                     };
-                    talk.show(&format!("{answer}rescue> "));
+                    talk.show(host, &format!("{answer}rescue> "));
                     continue;
                 }
                 let answer = match command(line.trim()) {
                     Command::FormatState => {
                         talk.asked_to_format = true;
-                        talk.show(FORMAT_WARNING);
+                        talk.show(host, FORMAT_WARNING);
                         continue;
                     }
                     Command::Leave(leave) => return leave,
@@ -186,7 +201,7 @@ fn until_left(host: &mut Host, talks: &mut Vec<Talk>, reason: &Reason<'_>, unatt
                     Command::Disks => disks(),
                     Command::Unknown => format!("no command {:?}; try \"help\"\n", line.trim()),
                 };
-                talk.show(&format!("{answer}rescue> "));
+                talk.show(host, &format!("{answer}rescue> "));
             }
         }
         // A console that hangs up would keep the loop spinning.
@@ -228,14 +243,15 @@ fn disks() -> String {
     partitions.iter().map(|p| format!("/dev/{:<12} {}\n", p.device, p.name)).collect()
 }
 
-fn show_all(talks: &[Talk], text: &str) {
-    talks.iter().for_each(|talk| talk.show(text));
+fn show_all(host: &mut Host, talks: &[Talk], text: &str) {
+    talks.iter().for_each(|talk| talk.show(host, text));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::boot::consoles::testing::Line;
+    use crate::watchdog::Watchdog;
 
     const LONG: Duration = Duration::from_secs(60);
     const FAILED: Reason<'_> = Reason::Failed { step: "mounting STATE", error: "no disk" };
@@ -272,6 +288,20 @@ mod tests {
             shown.contains("Evenkeel rescue, asked for on ttyT0\r\nThe machine restarts in 60 s"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_while_a_console_takes_nothing() {
+        let line = Line::new();
+        let talk = Talk::new(console(&line).remove(0));
+        let mut host = Host::new();
+        host.watchdog = Some(Watchdog::of_null(1));
+        let began = clock::now();
+        talk.show_within(&mut host, &"x".repeat(1 << 20), SHOW_STEP * 2);
+        let due = host.watchdog.as_ref().unwrap().due();
+        // A quarter of its second after the last feed, which was in the second step.
+        assert!(due.since(began) > SHOW_STEP, "{:?}", due.since(began));
+        assert!(clock::now().since(began) >= SHOW_STEP * 2);
     }
 
     #[test]

@@ -400,7 +400,7 @@ mod tests {
         };
         let mut host = Host::new();
         host.memory = memory;
-        host.watchdog = Some(Watchdog::of_null());
+        host.watchdog = Some(Watchdog::of_null(30));
         let mut manager = Manager::new(host, Tools::open().unwrap(), setup);
         manager.begin();
         manager

@@ -131,7 +131,7 @@ mod tests {
         };
         let mut host = Host::new();
         host.memory = memory;
-        host.watchdog = Some(Watchdog::of_null());
+        host.watchdog = Some(Watchdog::of_null(30));
         let mut manager = Manager::new(host, Tools::open().unwrap(), setup);
         manager.begin();
         let until = clock::now() + Duration::from_secs(30);
