@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -28,6 +29,8 @@ const ORPHANS_MAX: u32 = 500;
 const EAT_MAX_MIB: usize = 1024;
 /// Where the group of what hangs is made.
 const HUNG: &str = "/sys/fs/cgroup/lab-hung";
+/// `mov eax, [0]`: a fault of the processor's own, on x86-64.
+const READ_NULL: [u8; 7] = [0x8b, 0x04, 0x25, 0, 0, 0, 0];
 /// Bytes reserved at once when a disk is filled: the first and the last step.
 const FILL_STEP: i64 = 1 << 30;
 const FILL_LAST: i64 = 4096;
@@ -40,6 +43,7 @@ fill PATH                                 a file that grows until the disk is fu
 remove PATH
 orphans N                                 N processes whose parent is gone, all ended at once
 zombies                                   how many ended processes nobody has collected
+corrupt PROGRAM                           its next instruction reads from address 0
 hang PROGRAM                              frozen by the kernel, as no signal can do it to PID 1
 bomb                                      processes that make processes without end, in this service's group
 eat MIB                                   memory that is used, by this service
@@ -116,6 +120,7 @@ fn obey(proc: &Path, command: &str) -> Result<String, String> {
         ["remove", path] => std::fs::remove_file(path).map(|()| String::new()).map_err(told(path)),
         ["orphans", count] => orphans(count),
         ["zombies"] => Ok(format!("{}\n", zombies(proc))),
+        ["corrupt", program] => corrupt(proc, program),
         ["hang", program] => hang(proc, program),
         ["bomb"] => bomb(),
         ["eat", mib] => eat(mib),
@@ -182,6 +187,25 @@ fn make_orphans(count: u32) -> ExitCode {
     let made =
         (0..count).take_while(|_| Command::new("/proc/self/exe").arg("nothing").spawn().is_ok()).count();
     if made == count as usize { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Replaces the instruction behind the system call that the program's oldest process waits in (init has children of its
+/// name). The kernel lets a tracer write where the
+/// program itself may not.
+fn corrupt(proc: &Path, program: &str) -> Result<String, String> {
+    let first = running(proc, program).into_iter().min();
+    let pid = first.ok_or_else(|| format!("no program {program} runs here"))?;
+    let folder = proc.join(pid.to_string());
+    let call = std::fs::read_to_string(folder.join("syscall")).map_err(|e| format!("its call: {e}"))?;
+    // Number, six arguments, stack pointer, program counter; "running" when it waits in none.
+    let counter = call.split_whitespace().nth(8).and_then(|word| word.strip_prefix("0x"));
+    let Some(counter) = counter.and_then(|hex| u64::from_str_radix(hex, 16).ok()) else {
+        return Err(format!("process {pid} waits in no system call: {}", call.trim()));
+    };
+    let memory =
+        File::options().write(true).open(folder.join("mem")).map_err(|e| format!("its memory: {e}"))?;
+    memory.write_all_at(&READ_NULL, counter).map_err(|e| format!("its code at {counter:#x}: {e}"))?;
+    Ok(format!("{pid} reads from address 0 at {counter:#x}\n"))
 }
 
 /// Puts the program's processes into a frozen control group.
@@ -284,6 +308,28 @@ mod tests {
     }
 
     #[test]
+    fn a_program_whose_code_is_broken_faults() {
+        // A name of its own: other tests run programs too.
+        let name = format!("ekc{}", std::process::id());
+        let program = std::env::temp_dir().join(&name);
+        std::fs::copy("/usr/bin/cat", &program).expect("copied");
+        let stdin = std::process::Stdio::piped();
+        let mut child = Command::new(&program).stdin(stdin).spawn().expect("spawned");
+        std::fs::remove_file(&program).expect("removed");
+        // It has to wait in its read of standard input: before that it reads its libraries.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let call = || std::fs::read_to_string(format!("/proc/{}/syscall", child.id()));
+        while !call().is_ok_and(|call| call.starts_with("0 0x0 ")) {
+            assert!(std::time::Instant::now() < deadline, "it does not read");
+            std::thread::yield_now();
+        }
+        let done = obey(Path::new("/proc"), &format!("corrupt {name}")).expect("done");
+        assert!(done.contains("reads from address 0"), "{done}");
+        drop(child.stdin.take());
+        assert_eq!(child.wait().expect("reaped").signal(), Some(Signal::SIGSEGV as i32));
+    }
+
+    #[test]
     fn files_are_written_read_and_removed() {
         let path = std::env::temp_dir().join(format!("ekf-file-{}", std::process::id()));
         let file = path.display();
@@ -324,6 +370,7 @@ mod tests {
             ("remove /no/such/file", "/no/such/file"),
             ("orphans 0", "from 1 to 500"),
             ("orphans 501", "from 1 to 500"),
+            ("corrupt no-such-program-here", "no program"),
             ("hang no-such-program-here", "no program"),
             ("eat 0", "from 1 to 1024"),
             ("eat 1025", "from 1 to 1024"),

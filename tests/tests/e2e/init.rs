@@ -330,16 +330,16 @@ pub(crate) fn hung_netd_on_trial(lab: &Lab) -> Outcome {
     Ok(format!("reset after {}", seconds(took)))
 }
 
-/// A fatal signal in PID 1: the machine restarts at once, and the next boot knows why.
+/// PID 1 reads from address 0: the machine restarts at once, and the next boot knows why.
 pub(crate) fn crashed_pid_1(lab: &Lab) -> Outcome {
     let run = lab.power(NODE)?.starts;
     let since = Instant::now();
     // The answer may not get out any more.
-    let _ = lab.fault(NODE, "signal init SEGV");
-    ended(lab, run, "guest-reset", DOWN_LIMIT)?;
+    let told = lab.fault(NODE, "corrupt init");
+    ended(lab, run, "guest-reset", DOWN_LIMIT).map_err(|e| format!("{e}; the fault: {told:?}"))?;
     let reset = since.elapsed();
     back(lab, run)?;
-    told_of_last_boot(lab, "SIGSEGV")?;
+    told_of_last_boot(lab, "SIGSEGV for address 0x0")?;
     Ok(format!("reset after {} ms", reset.as_millis()))
 }
 
