@@ -10,10 +10,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, read};
 use proto::control::{DETAIL_MAX, LastExit};
+use proto::time::Time;
 
 use crate::boot::attempt::Attempt;
 use crate::boot::recovery::Recovery;
@@ -35,12 +37,15 @@ use crate::service::{ServiceId, load};
 use crate::shutdown::{End, Shutdown, Step};
 use crate::sys::child::{self, ExecStep, Whom};
 use crate::sys::netlink::Netlink;
+use crate::sys::own_pages;
 use crate::watch::rules::{self, Boot, Watch};
 use crate::watchdog::Search;
 use crate::{clock, ring, sys};
 
 /// Ended processes collected before other events get their turn.
 const REAP_MAX: usize = 256;
+/// The start is over when no service has been started for so long.
+const CALM: Duration = Duration::from_secs(1);
 
 /// What differs between the machine and the container mode.
 pub(crate) struct Setup {
@@ -120,6 +125,8 @@ pub(crate) struct Manager {
     /// Orders being carried out. Empty between turns; its memory is kept.
     pub(crate) orders: Vec<Output>,
     pub(crate) recovery: Option<Recovery>,
+    /// When the start is over; `None` from then on.
+    calm_at: Option<Time>,
     buttons: PowerButtons,
 }
 
@@ -179,6 +186,7 @@ impl Manager {
             watchdog_search: setup.watchdog_search.take(),
             null: tools.null,
             recovery: setup.recovery.take(),
+            calm_at: Some(clock::now() + CALM),
             buttons,
             setup,
         };
@@ -279,6 +287,7 @@ impl Manager {
             self.host.memory.next_wakeup(),
             self.host.devices.as_ref().and_then(Devices::next_wakeup),
             self.recovery.as_ref().map(Recovery::until),
+            self.calm_at,
         ];
         self.host.wait_for(&mut self.events, timers.into_iter().flatten().min());
         let mut index = 0;
@@ -374,6 +383,17 @@ impl Manager {
         }
         self.reexec_timeout(now);
         self.devices_timeout();
+        if self.calm_at.take_if(|at| *at <= now).is_some() {
+            self.settle_in();
+        }
+    }
+
+    /// Forgets the pages that only the start needed.
+    fn settle_in(&mut self) {
+        if let Err(error) = own_pages::keep_the_used() {
+            let why = sys::errno_text(&error);
+            self.host.log.info(format_args!("the pages it works with are not locked in memory: {why}"));
+        }
     }
 
     /// Keeps services from the terminals on which the recovery prompt is shown.
@@ -467,6 +487,7 @@ impl Manager {
     }
 
     fn start(&mut self, id: ServiceId) -> Result<u32, String> {
+        self.calm_at = self.calm_at.map(|_| clock::now() + CALM);
         let gone = || "there is no such service".to_owned();
         let launch = self.launches.get_mut(id.index()).ok_or_else(gone)?;
         if launch.is_err() {

@@ -4,8 +4,7 @@
 //! * **OOM score of PID 1**: the kernel never chooses the first process (`oom_unkillable_task`), whatever its score; a
 //!   score of -1000 would only be inherited by every service.
 //! * **`RLIMIT_NOFILE`**: 1024 are enough for PID 1 (64 services take some 400) and what services expect.
-//! * **`mlockall`**: there is no swap, and the program's file lies in the initramfs, which is memory that is never
-//!   written back: nothing PID 1 needs can leave memory. Locking would only make pages resident that nobody touches.
+//! * **`mlockall`**: it would make pages resident that nobody touches. See `sys/own_pages.rs` for those that are.
 //! * **network settings** belong to netd.
 
 use std::fs;

@@ -14,6 +14,7 @@ pub(crate) mod landlock;
 pub(crate) mod memfd;
 pub(crate) mod net;
 pub(crate) mod netlink;
+pub(crate) mod own_pages;
 pub(crate) mod random;
 pub(crate) mod socket;
 pub(crate) mod watchdog;
