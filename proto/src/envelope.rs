@@ -42,6 +42,22 @@ pub mod kind {
     pub const SLOT_RECORD: u16 = 0x0406;
     /// The manifest of a release.
     pub const RELEASE_MANIFEST: u16 = 0x0501;
+    /// A node asks a voter for its lease.
+    pub const LEASE_REQUEST: u16 = 0x0601;
+    /// A voter answers.
+    pub const LEASE_VOTE: u16 = 0x0602;
+    /// A node gives up the lease of an earlier life of itself.
+    pub const LEASE_GIVE_UP: u16 = 0x0603;
+    /// What a witness remembers of the leases it granted.
+    pub const LEASE_RECORD: u16 = 0x0604;
+    /// What netd's next life learns of the leases this one granted.
+    pub const LEASE_MEMORY: u16 = 0x0605;
+    /// Between the members that write or keep a seal.
+    pub const SEAL_MESSAGE: u16 = 0x0611;
+    /// What an acceptor of a seal remembers.
+    pub const SEAL_RECORD: u16 = 0x0612;
+    /// Which ballot a proposer of a seal used last.
+    pub const SEAL_ROUND: u16 = 0x0613;
 }
 
 /// What an envelope carries. The number is the wire's; it is never given to anything else.

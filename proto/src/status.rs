@@ -202,7 +202,7 @@ impl Message for Status {
 }
 
 /// Reads a list of at most `MAX` entries; refuses a longer one by its announced length.
-fn bounded<'de, D, T, const MAX: usize>(input: D) -> Result<Vec<T>, D::Error>
+pub fn bounded<'de, D, T, const MAX: usize>(input: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Own crate -> own crates it may use in the product. Arrows run one way: shells -> cores -> proto.
+/// Own crate -> own crates it may use in the product. Arrows run one way: shells -> cores -> quorum -> proto.
 const ARROWS: &[(&str, &[&str])] = &[
     ("evenkeel-proto", &[]),
+    ("evenkeel-quorum", &["evenkeel-proto"]),
     ("evenkeel-store", &["evenkeel-proto"]),
     ("evenkeel-peer-core", &["evenkeel-proto"]),
     ("evenkeel-peer", &["evenkeel-proto", "evenkeel-peer-core"]),
@@ -34,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Crates that touch no world: everything they may use, directly or through others, is on this list.
 const PURE: &[&str] =
-    &["evenkeel-proto", "evenkeel-netd-core", "evenkeel-peer-core", "evenkeel-provisiond-core"];
+    &["evenkeel-proto", "evenkeel-quorum", "evenkeel-netd-core", "evenkeel-peer-core", "evenkeel-provisiond-core"];
 
 /// Libraries a pure crate may never reach: they open sockets, files, clocks or start threads.
 const WORLDLY: &[&str] = &[
