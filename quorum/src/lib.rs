@@ -26,5 +26,5 @@ mod rules;
 pub mod seal;
 pub mod voters;
 
-// #[cfg(test)]
-// mod model;
+#[cfg(test)]
+mod model;

@@ -59,8 +59,12 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// None is broken.
     #[cfg(test)]
-    pub(crate) fn without(rule: Rule) -> Rules {
+    pub(crate) const ALL: Rules = Rules { broken: None };
+
+    #[cfg(test)]
+    pub(crate) const fn without(rule: Rule) -> Rules {
         Rules { broken: Some(rule) }
     }
 

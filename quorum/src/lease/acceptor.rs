@@ -226,12 +226,7 @@ impl Acceptor {
 
     #[cfg(test)]
     pub(crate) fn with_rules(self, rules: Rules) -> Acceptor {
-        let mut it = self;
-        it.rules = rules;
-        if !rules.keep(Rule::SilentAfterRestart) {
-            it.memory.silent_until = None;
-        }
-        it
+        Acceptor { rules, ..self }
     }
 
     /// Takes one input in; puts what is to be done into `out`.
@@ -314,7 +309,9 @@ impl Acceptor {
     /// Why the request gets nothing at all.
     fn denial(&self, now: Time, request: &Request) -> Option<Denial> {
         let memory = &self.memory;
-        if let Some(until) = memory.silent_until {
+        if let Some(until) = memory.silent_until
+            && self.rules.keep(Rule::SilentAfterRestart)
+        {
             return Some(Denial::Silent { left: until - now });
         }
         let oldest = if now < self.closed_at { self.before } else { self.voters.version() };

@@ -1,0 +1,130 @@
+//! Goes through every state that a small world can reach, depth first, each once.
+//!
+//! Depth first because of memory: of visited states only a fingerprint is kept, and whole states only along one path. So
+//! the path to a broken promise is at hand when it is found, and is not the shortest one.
+
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Debug;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+/// A small world: everything that counts is in it, time included, as small numbers.
+pub(super) trait World: Clone + Hash {
+    /// What can happen next.
+    type Action: Debug;
+
+    /// All of it.
+    fn actions(&self) -> Vec<Self::Action>;
+    /// The world after it.
+    fn step(&mut self, action: &Self::Action);
+    /// Which promise is broken here.
+    fn broken(&self) -> Option<String>;
+}
+
+/// What an exploration came to.
+pub(super) struct Outcome {
+    /// Different states.
+    pub(super) states: usize,
+    /// The first broken promise found, with the path to it.
+    pub(super) broken: Option<String>,
+}
+
+/// A fingerprint is a hash already.
+#[derive(Default)]
+struct Through(u64);
+
+impl Hasher for Through {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only fingerprints are hashed")
+    }
+    fn write_u64(&mut self, fingerprint: u64) {
+        self.0 = fingerprint;
+    }
+}
+
+fn fingerprint(world: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    world.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Explores `start`, at most `states_max` states: a bound that turns out too wide fails rather than runs for ever.
+#[expect(clippy::disallowed_types, reason = "a test: the order of visited states does not matter, their number does")]
+pub(super) fn explore<W: World>(start: W, states_max: usize) -> Outcome {
+    struct Level<W: World> {
+        world: W,
+        actions: std::vec::IntoIter<W::Action>,
+    }
+    let mut seen: HashSet<u64, BuildHasherDefault<Through>> = HashSet::default();
+    let mut path: Vec<String> = Vec::new();
+    let told = |path: &[String], what: String| format!("{what}\n  {}", path.join("\n  "));
+    seen.insert(fingerprint(&start));
+    let actions = start.actions().into_iter();
+    let mut stack = vec![Level { world: start, actions }];
+    while let Some(level) = stack.last_mut() {
+        let Some(action) = level.actions.next() else {
+            stack.pop();
+            path.pop();
+            continue;
+        };
+        let mut world = level.world.clone();
+        world.step(&action);
+        if !seen.insert(fingerprint(&world)) {
+            continue;
+        }
+        path.push(format!("{action:?}"));
+        if let Some(what) = world.broken() {
+            return Outcome { states: seen.len(), broken: Some(told(&path, what)) };
+        }
+        assert!(seen.len() <= states_max, "more than {states_max} states: tighten the model's bounds");
+        let actions = world.actions().into_iter();
+        stack.push(Level { world, actions });
+    }
+    Outcome { states: seen.len(), broken: None }
+}
+
+mod tests {
+    use super::*;
+
+    /// Counts to `end`, and may jump once.
+    #[derive(Clone, Hash)]
+    struct Counter {
+        at: u8,
+        jumped: bool,
+        bad: u8,
+    }
+
+    impl World for Counter {
+        type Action = u8;
+        fn actions(&self) -> Vec<u8> {
+            if self.at >= 10 {
+                return vec![];
+            }
+            if self.jumped { vec![1] } else { vec![1, 3] }
+        }
+        fn step(&mut self, by: &u8) {
+            self.at += by;
+            self.jumped |= *by == 3;
+        }
+        fn broken(&self) -> Option<String> {
+            (self.jumped && self.at == self.bad).then(|| "bad".into())
+        }
+    }
+
+    #[test]
+    fn every_state_is_seen_once_and_a_bad_one_is_found() {
+        let all = explore(Counter { at: 0, jumped: false, bad: 99 }, 100);
+        assert_eq!((all.states, all.broken), (11 + 10, None), "0..=10, and 3..=12 jumped");
+        let found = explore(Counter { at: 0, jumped: false, bad: 12 }, 100).broken.unwrap();
+        assert!(found.starts_with("bad\n") && found.ends_with("3"), "{found}");
+    }
+
+    #[test]
+    #[should_panic(expected = "tighten")]
+    fn a_bound_that_is_too_wide_fails() {
+        explore(Counter { at: 0, jumped: false, bad: 99 }, 20);
+    }
+}

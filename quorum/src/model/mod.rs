@@ -1,0 +1,18 @@
+//! The models: small worlds that drive the code that ships through everything that can happen in them.
+//!
+//! | model | faults |
+//! |---|---|
+//! | [`lease`] | delay, loss, reordering, duplication, late handlers, restarts with and without memory, clock rates, voter changes, a witness's disk |
+//! | [`seal`] | the same without time, and crashes around every write |
+//!
+//! In an ordinary test run the bounds are small. `EVENKEEL_PROVE=1 cargo test -p evenkeel-quorum --release model` takes the
+//! larger ones; `--nocapture` shows how many states each model has and how long it took.
+
+mod explore;
+mod lease;
+mod seal;
+
+/// Whether the larger bounds are asked for.
+fn proving() -> bool {
+    std::env::var_os("EVENKEEL_PROVE").is_some_and(|value| value != "0")
+}
