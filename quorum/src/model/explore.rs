@@ -4,7 +4,6 @@
 //! the path to a broken promise is at hand when it is found, and is not the shortest one.
 
 use std::collections::HashSet;
-use std::collections::hash_map::DefaultHasher;
 use std::fmt::Debug;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
@@ -29,6 +28,43 @@ pub(super) struct Outcome {
     pub(super) broken: Option<String>,
 }
 
+/// A fast hash of 64 bits: a state is a kilobyte, and nobody chooses states so that they collide.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Mix {
+    fn add(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+}
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        let mixed = (self.0 ^ (self.0 >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 32)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.add(u64::from_le_bytes(word));
+        }
+    }
+    fn write_u8(&mut self, n: u8) {
+        self.add(n.into());
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.add(n.into());
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.add(n);
+    }
+    fn write_usize(&mut self, n: usize) {
+        self.add(n as u64);
+    }
+}
+
 /// A fingerprint is a hash already.
 #[derive(Default)]
 struct Through(u64);
@@ -46,13 +82,16 @@ impl Hasher for Through {
 }
 
 fn fingerprint(world: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = Mix::default();
     world.hash(&mut hasher);
     hasher.finish()
 }
 
 /// Explores `start`, at most `states_max` states: a bound that turns out too wide fails rather than runs for ever.
-#[expect(clippy::disallowed_types, reason = "a test: the order of visited states does not matter, their number does")]
+#[expect(
+    clippy::disallowed_types,
+    reason = "a test: the order of visited states does not matter, their number does"
+)]
 pub(super) fn explore<W: World>(start: W, states_max: usize) -> Outcome {
     struct Level<W: World> {
         world: W,

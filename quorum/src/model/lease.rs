@@ -3,10 +3,10 @@
 //! A node answers from its [`Output::Take`](HolderOutput::Take) until its `Drop`, and no longer than the fence lets it: the
 //! last deadline that it was told plus the bound.
 //!
-//! Time goes in ticks, and in each tick every node and every voter has one turn: any of the messages that are under way to
-//! it arrive, in any order, and what it sends is under way from the next tick on, for a while. So a message may be late,
-//! lost or overtaken, and since nothing that is said in a tick is heard in it, the order of turns makes no difference:
-//! one is enough. A timer runs when it is due, or, where the model says so, any time later.
+//! Time goes in ticks. In each tick the nodes have a turn to ask, the voters one to answer and the nodes one to listen: of
+//! the messages that are under way to it, each may arrive in its turn, in any order, or stay under way for a while. So a
+//! message takes no time, is late, lost or overtaken. Turns of one kind do not hear each other, so that their order
+//! makes no difference: one is enough. A timer runs when it is due, or, where the model says so, any time later.
 
 use super::explore::{World, explore};
 use super::proving;
@@ -34,10 +34,10 @@ struct Bounds {
     acceptors_times: (u64, u64),
     /// Ticks between requests.
     beat: u64,
-    /// Requests of one node that the network carries.
-    rounds: u8,
-    /// Ticks that a message may be under way.
-    delay: u64,
+    /// Requests of each node that the network carries.
+    rounds: [u8; 2],
+    /// Ticks that a request and a vote may be under way.
+    delay: [u64; 2],
     /// Messages that arrive twice.
     duplicates: u8,
     /// Acceptors that restart, by where their votes go: without memory, with it, or from the disk.
@@ -46,10 +46,10 @@ struct Bounds {
     /// Nodes that start a new life, and whether with the memory of the old one.
     lives: u8,
     lives_remember: bool,
-    /// Keys that are given up, to nobody or to the other node, and wanted again.
+    /// Times that the first node gives the key up, to nobody or to the second, or wants it again.
     give_ups: u8,
     successor: bool,
-    /// Handlers may run late.
+    /// The first node's handlers may run late.
     late: bool,
     /// Units by which the nodes' clocks lag and the acceptors' lead, each tick.
     drift: u64,
@@ -67,12 +67,12 @@ enum Restart {
 
 const BASE: Bounds = Bounds {
     voters: &[&[0, 1, 2]],
-    horizon: 5,
-    times: (3, 1),
+    horizon: 3,
+    times: (2, 1),
     acceptors_times: (1, 1),
-    beat: 2,
-    rounds: 2,
-    delay: 2,
+    beat: 1,
+    rounds: [1, 1],
+    delay: [0, 0],
     duplicates: 0,
     restarts: 0,
     restart: Restart::Forgets,
@@ -80,7 +80,7 @@ const BASE: Bounds = Bounds {
     lives_remember: false,
     give_ups: 0,
     successor: false,
-    late: false,
+    late: true,
     drift: 0,
     settles: true,
     rules: Rules::ALL,
@@ -134,7 +134,7 @@ struct Voter {
 struct Small {
     bounds: Bounds,
     tick: u64,
-    /// Whose turn in this tick it is: nodes, then voters.
+    /// Whose turn in this tick it is: nodes ask, voters answer, nodes listen.
     turn: usize,
     nodes: Vec<Node>,
     voters: Vec<Voter>,
@@ -169,9 +169,16 @@ enum Action {
     Written,
     NewLife,
     GiveUp,
-    WantAgain,
+    Want,
     SealVoters,
     Learn,
+}
+
+enum Whose {
+    Asks(usize),
+    Answers(usize),
+    Listens(usize),
+    Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +213,14 @@ impl Bounds {
         Times { duration: ticks(self.times.0), fence: ticks(self.times.1) }
     }
 
-    fn holder(&self, node: usize, incarnation: u64, knows: usize, gives_up: Option<OldLife>, now: Time) -> Holder {
+    fn holder(
+        &self,
+        node: usize,
+        incarnation: u64,
+        knows: usize,
+        gives_up: Option<OldLife>,
+        now: Time,
+    ) -> Holder {
         let asking = Asking {
             me: id(node as u8),
             incarnation,
@@ -227,7 +241,7 @@ impl Bounds {
         Acceptor::new(setup, start, now).with_rules(self.rules)
     }
 
-    /// Both nodes have just been asked to hold the key; the voters have long been there.
+    /// The first node has just been asked to hold the key, the second will be at any time; the voters have long been there.
     fn start(&self) -> Small {
         let all: BTreeSet<u8> = self.voters.iter().flat_map(|list| list.iter().copied()).collect();
         let begin = self.times.0 + self.times.1;
@@ -254,9 +268,7 @@ impl Bounds {
             let served = Served::default();
             small.nodes.push(Node { holder, served, before: vec![], incarnation: 1, rounds: 0, knows: 0 });
         }
-        for n in 0..2 {
-            small.tell(n, HolderInput::Want(vec![key()]));
-        }
+        small.tell(0, HolderInput::Want(vec![key()]));
         small
     }
 }
@@ -279,7 +291,7 @@ impl Small {
 
     fn carry_out(&mut self, n: usize, out: Vec<HolderOutput>) {
         let now = self.node_clock();
-        let (from, until) = (self.tick + 1, self.tick + self.bounds.delay);
+        let (from, until) = (self.tick, self.tick + self.bounds.delay[0]);
         let mut asked = false;
         for output in out {
             let node = &mut self.nodes[n];
@@ -292,7 +304,7 @@ impl Small {
                         self.wrong = Some(format!("node {n} spoke before it stepped down"));
                     }
                     asked = true;
-                    if node.rounds < self.bounds.rounds {
+                    if node.rounds < self.bounds.rounds[n] {
                         let to = to.0[0] - 1;
                         self.flights.insert(Flight { to, message: Message::Request(request), from, until });
                     }
@@ -305,7 +317,7 @@ impl Small {
             }
         }
         let node = &mut self.nodes[n];
-        node.rounds += u8::from(asked && node.rounds < self.bounds.rounds);
+        node.rounds += u8::from(asked && node.rounds < self.bounds.rounds[n]);
         if node.holder.held_until(&key()).is_some_and(|until| until <= now) {
             self.wrong = Some(format!("node {n} holds what has expired"));
         }
@@ -318,7 +330,7 @@ impl Small {
         for output in out {
             match output {
                 AcceptorOutput::Send(vote) => {
-                    let (from, until) = (self.tick + 1, self.tick + self.bounds.delay);
+                    let (from, until) = (self.tick, self.tick + self.bounds.delay[1]);
                     let to = vote.member.0[0] - 1;
                     self.flights.insert(Flight { to, message: Message::Vote(vote), from, until });
                 }
@@ -386,43 +398,57 @@ impl Small {
         self.nodes[n].holder.next_wakeup().is_some_and(|due| due <= self.node_clock())
     }
 
-    /// What may arrive at the actor whose turn it is.
-    fn arriving(&self) -> Vec<Flight> {
-        let to_node = self.turn < self.nodes.len();
-        let n = if to_node { self.turn } else { self.turn - self.nodes.len() };
+    /// Whose turn it is: a node that asks, a voter, a node that listens, or time's.
+    fn whose(&self) -> Whose {
+        let (nodes, voters) = (self.nodes.len(), self.voters.len());
+        match self.turn {
+            n if n < nodes => Whose::Asks(n),
+            n if n < nodes + voters => Whose::Answers(n - nodes),
+            n if n < nodes + voters + nodes => Whose::Listens(n - nodes - voters),
+            _ => Whose::Time,
+        }
+    }
+
+    /// What may arrive at an actor.
+    fn arriving(&self, at_node: bool, n: usize) -> Vec<Flight> {
         let mine = |flight: &&Flight| {
             let is_vote = matches!(flight.message, Message::Vote(_));
-            is_vote == to_node && usize::from(flight.to) == n && flight.from <= self.tick
+            is_vote == at_node && usize::from(flight.to) == n && flight.from <= self.tick
         };
         self.flights.iter().filter(mine).cloned().collect()
     }
 
-    fn node_actions(&self, n: usize, all: &mut Vec<Action>) {
-        let bounds = &self.bounds;
+    fn listen_actions(&self, n: usize, all: &mut Vec<Action>) {
         // Votes that arrive in one tick do so in one order: which of two comes first makes no difference to a holder.
-        let due = self.due(n);
-        for arrive in subsets(&self.arriving()) {
-            match (due, bounds.late) {
-                (true, true) => {
-                    for timer in [Timer::After, Timer::Before, Timer::Never] {
-                        all.push(Action::Turn(arrive.clone(), timer));
-                    }
+        let arriving = self.arriving(true, n);
+        for arrive in subsets(&arriving) {
+            if self.bounds.late && n == 0 {
+                if self.due(n) && !arrive.is_empty() {
+                    all.push(Action::Turn(arrive.clone(), Timer::Before));
                 }
-                (true, false) => all.push(Action::Turn(arrive, Timer::After)),
-                // What arrives may make it due.
-                (false, true) => {
-                    all.push(Action::Turn(arrive.clone(), Timer::After));
-                    all.push(Action::Turn(arrive, Timer::Never));
-                }
-                (false, false) => all.push(Action::Turn(arrive, Timer::After)),
+                all.push(Action::Turn(arrive.clone(), Timer::Never));
             }
+            all.push(Action::Turn(arrive, Timer::After));
+        }
+        if self.duplicates > 0 {
+            all.extend(arriving.into_iter().map(Action::Duplicate));
+        }
+    }
+
+    fn ask_actions(&self, n: usize, all: &mut Vec<Action>) {
+        all.push(Action::Turn(vec![], Timer::After));
+        if self.bounds.late && n == 0 && self.due(n) {
+            all.push(Action::Turn(vec![], Timer::Never));
         }
         if self.lives > 0 {
             all.push(Action::NewLife);
         }
-        if self.give_ups > 0 {
-            let wants = !self.nodes[n].holder.rows().is_empty();
-            all.push(if wants { Action::GiveUp } else { Action::WantAgain });
+        let wants = !self.nodes[n].holder.rows().is_empty();
+        if n == 0 && self.give_ups > 0 {
+            all.push(if wants { Action::GiveUp } else { Action::Want });
+        }
+        if n == 1 && !wants {
+            all.push(Action::Want);
         }
         if self.nodes[n].knows < self.sealed {
             all.push(Action::Learn);
@@ -431,7 +457,7 @@ impl Small {
 
     fn voter_actions(&self, n: usize, all: &mut Vec<Action>) {
         let voter = &self.voters[n];
-        let arriving = self.arriving();
+        let arriving = self.arriving(false, n);
         for arrive in subsets(&arriving).into_iter().flat_map(orders) {
             all.push(Action::Turn(arrive, Timer::Never));
         }
@@ -457,11 +483,11 @@ impl Small {
 fn subsets(all: &[Flight]) -> Vec<Vec<Flight>> {
     let mut sets = vec![vec![]];
     for flight in all {
-        let with: Vec<_> = sets.iter().cloned().map(|mut set: Vec<Flight>| {
-            set.push(flight.clone());
-            set
-        });
-        sets.extend(with.collect::<Vec<_>>());
+        for at in 0..sets.len() {
+            let mut with = sets[at].clone();
+            with.push(flight.clone());
+            sets.push(with);
+        }
     }
     sets
 }
@@ -489,24 +515,28 @@ impl World for Small {
     fn actions(&self) -> Vec<Action> {
         let bounds = &self.bounds;
         let mut all = Vec::new();
-        if self.turn < self.nodes.len() {
-            self.node_actions(self.turn, &mut all);
-        } else if self.turn < self.nodes.len() + self.voters.len() {
-            self.voter_actions(self.turn - self.nodes.len(), &mut all);
-        } else {
-            if self.sealed + 1 < bounds.voters.len() && (self.settled() || !bounds.settles) {
-                all.push(Action::SealVoters);
-            }
-            if self.tick < bounds.times.0 + bounds.times.1 + bounds.horizon {
-                all.push(Action::Tick);
+        match self.whose() {
+            Whose::Asks(n) => self.ask_actions(n, &mut all),
+            Whose::Answers(n) => self.voter_actions(n, &mut all),
+            Whose::Listens(n) => self.listen_actions(n, &mut all),
+            Whose::Time => {
+                if self.sealed + 1 < bounds.voters.len() && (self.settled() || !bounds.settles) {
+                    all.push(Action::SealVoters);
+                }
+                if self.tick < bounds.times.0 + bounds.times.1 + bounds.horizon {
+                    all.push(Action::Tick);
+                }
             }
         }
         all
     }
 
     fn step(&mut self, action: &Action) {
-        let at_node = self.turn < self.nodes.len();
-        let n = if at_node { self.turn } else { self.turn.wrapping_sub(self.nodes.len()) };
+        let (at_node, n) = match self.whose() {
+            Whose::Asks(n) | Whose::Listens(n) => (true, n),
+            Whose::Answers(n) => (false, n),
+            Whose::Time => (false, 0),
+        };
         match action {
             Action::Tick => {
                 self.tick += 1;
@@ -557,8 +587,8 @@ impl World for Small {
                 let to = self.bounds.successor.then(|| id(1 - n as u8));
                 self.tell(n, HolderInput::GiveUp(vec![(key(), to)]));
             }
-            Action::WantAgain => {
-                self.give_ups -= 1;
+            Action::Want => {
+                self.give_ups -= u8::from(n == 0);
                 self.tell(n, HolderInput::Want(vec![key()]));
             }
             Action::SealVoters => self.sealed += 1,
@@ -577,26 +607,184 @@ impl World for Small {
 
     fn broken(&self) -> Option<String> {
         let (now, bound) = (self.node_clock(), ticks(self.bounds.times.1));
-        let answers = |served: &Served| served.serving && served.fence.is_some_and(|fence| now < fence + bound);
-        let holders = self.nodes.iter().filter(|node| answers(&node.served) || node.before.iter().any(answers));
+        let answers =
+            |served: &Served| served.serving && served.fence.is_some_and(|fence| now < fence + bound);
+        let holders =
+            self.nodes.iter().filter(|node| answers(&node.served) || node.before.iter().any(answers));
         let two = (holders.count() > 1).then(|| "one-holder: two nodes answer for the key".to_owned());
         two.or_else(|| self.wrong.clone())
     }
 }
 
-
 /// Explores the model and says how large it is.
 fn run(name: &str, bounds: &Bounds) -> Option<String> {
     let started = Instant::now();
-    let outcome = explore(bounds.start(), 20_000_000);
+    let outcome = explore(bounds.start(), if proving() { 100_000_000 } else { 4_000_000 });
     let took = started.elapsed().as_secs_f32();
-    eprintln!("lease {name}: {} states, {took:.1} s, {}", outcome.states, if outcome.broken.is_some() {"broken"} else {"holds"});
+    let end = if outcome.broken.is_some() { "broken" } else { "holds" };
+    eprintln!("lease, {name}: {} states, {took:.1} s, {end}", outcome.states);
     outcome.broken
 }
 
+/// The model holds within its bounds, which are wider when a proof is asked for.
+fn holds(name: &str, small: Bounds, large: Bounds) {
+    if let Some(how) = run(name, if proving() { &large } else { &small }) {
+        panic!("{name}: {how}");
+    }
+}
+
+/// Without the rule the model finds two holders, or a node that speaks when it should be silent.
+fn caught(rule: Rule, bounds: Bounds) {
+    let bounds = Bounds { rules: Rules::without(rule), ..bounds };
+    assert!(run(&format!("without {rule:?}"), &bounds).is_some(), "nothing notices that {rule:?} is broken");
+}
+
+const LATE_VOTES: Bounds = Bounds { delay: [0, 1], ..BASE };
+const RENEWALS: Bounds = Bounds { rounds: [2, 1], ..BASE };
+const DUPLICATES: Bounds = Bounds { duplicates: 1, late: false, ..BASE };
+const FORGETS: Bounds = Bounds { restarts: 1, late: false, ..BASE };
+const REMEMBERS: Bounds = Bounds { restart: Restart::Remembers, ..FORGETS };
+const WITNESSES: Bounds = Bounds { restart: Restart::Disk, ..FORGETS };
+const LIVES: Bounds = Bounds { lives: 1, late: false, ..BASE };
+const GIVES_UP: Bounds = Bounds { give_ups: 1, rounds: [2, 1], late: false, ..BASE };
+const DRIFTS: Bounds = Bounds { drift: 1, ..BASE };
+const STEPS: Bounds = Bounds { voters: &[&[0], &[0, 1], &[1]], horizon: 11, late: false, ..BASE };
+
 #[test]
-fn basic() {
-    for rounds in 1..3 { for delay in 1..3 { for horizon in 5..8 {
-    assert_eq!(run(&format!("basic h{horizon} r{rounds} d{delay}"), &Bounds { horizon, rounds, delay, ..BASE }), None);
-    }}}
+fn messages_late_lost_and_reordered() {
+    holds("late votes", LATE_VOTES, Bounds { delay: [1, 1], horizon: 4, ..BASE });
+}
+
+#[test]
+fn renewals() {
+    holds("renewals", RENEWALS, Bounds { rounds: [2, 2], horizon: 4, ..BASE });
+}
+
+#[test]
+fn messages_twice() {
+    holds("duplicates", DUPLICATES, Bounds { late: true, delay: [0, 1], ..DUPLICATES });
+}
+
+#[test]
+fn voters_restart() {
+    holds("restarts without memory", FORGETS, Bounds { late: true, rounds: [2, 1], ..FORGETS });
+    holds("restarts with memory", REMEMBERS, Bounds { late: true, rounds: [2, 1], ..REMEMBERS });
+    holds("witnesses restart", WITNESSES, Bounds { late: true, rounds: [2, 1], ..WITNESSES });
+}
+
+#[test]
+fn nodes_start_new_lives() {
+    holds("new lives", LIVES, Bounds { late: true, horizon: 4, ..LIVES });
+    let remember = Bounds { lives_remember: true, ..LIVES };
+    holds(
+        "new lives that give the old one up",
+        remember.clone(),
+        Bounds { late: true, horizon: 4, ..remember },
+    );
+}
+
+#[test]
+fn keys_are_given_up_and_handed_over() {
+    holds("give-ups", GIVES_UP, Bounds { give_ups: 2, rounds: [3, 1], delay: [1, 0], ..GIVES_UP });
+    let hands = Bounds { successor: true, ..GIVES_UP };
+    holds("hand-overs", hands.clone(), Bounds { give_ups: 2, rounds: [3, 1], ..hands });
+}
+
+#[test]
+fn clocks_drift() {
+    holds("drift", DRIFTS, Bounds { rounds: [2, 1], horizon: 4, ..DRIFTS });
+}
+
+#[test]
+fn voters_change_one_by_one() {
+    const MORE: Bounds = Bounds { voters: &[&[0], &[0, 1], &[0, 1, 2]], ..STEPS };
+    holds("one voter, two, another one", STEPS, Bounds { late: true, horizon: 12, ..STEPS });
+    holds("one voter, two, three", MORE, Bounds { late: true, horizon: 12, ..MORE });
+}
+
+#[test]
+fn a_deadline_counts_from_the_sending() {
+    caught(Rule::FromSending, LATE_VOTES);
+}
+
+#[test]
+fn every_handler_looks_at_the_deadline() {
+    caught(Rule::EveryHandler, LATE_VOTES);
+}
+
+#[test]
+fn what_expired_is_dropped_before_anything_is_said() {
+    caught(Rule::StepDownFirst, RENEWALS);
+}
+
+#[test]
+fn votes_count_by_distinct_voter() {
+    caught(Rule::DistinctVoters, DUPLICATES);
+}
+
+#[test]
+fn a_renewal_needs_a_fresh_majority() {
+    caught(Rule::FreshMajority, Bounds { horizon: 4, ..RENEWALS });
+}
+
+#[test]
+fn ballots_are_never_reused() {
+    caught(Rule::BallotsOnce, Bounds { delay: [0, 1], ..RENEWALS });
+}
+
+#[test]
+fn a_vote_before_the_wish_says_nothing_about_it() {
+    caught(Rule::SinceWanted, Bounds { give_ups: 2, ..GIVES_UP });
+}
+
+#[test]
+fn clocks_rates_are_allowed_for() {
+    caught(Rule::Drift, DRIFTS);
+}
+
+#[test]
+fn a_live_lease_of_another_is_never_replaced() {
+    caught(Rule::NeverReplace, BASE);
+}
+
+#[test]
+fn another_life_is_another_owner() {
+    caught(Rule::LivesDiffer, Bounds { give_ups: 1, rounds: [2, 1], ..LIVES });
+}
+
+#[test]
+fn a_give_up_ends_what_it_names_and_no_other() {
+    caught(Rule::GiveUpExactly, Bounds { lives_remember: true, delay: [1, 0], ..LIVES });
+}
+
+#[test]
+fn an_old_request_changes_nothing() {
+    caught(Rule::BallotsRise, Bounds { give_ups: 2, rounds: [3, 1], delay: [2, 0], ..GIVES_UP });
+}
+
+#[test]
+fn the_longer_times_of_request_and_configuration_count() {
+    caught(Rule::LongerTimes, BASE);
+}
+
+#[test]
+fn after_a_lease_the_fence_is_waited_for() {
+    caught(Rule::FenceBound, BASE);
+}
+
+#[test]
+fn a_voter_without_its_memory_is_silent() {
+    caught(Rule::SilentAfterRestart, FORGETS);
+}
+
+#[test]
+fn a_witness_answers_when_its_vote_is_on_disk() {
+    caught(Rule::DurableFirst, WITNESSES);
+}
+
+#[test]
+fn lists_of_voters_two_steps_apart_do_not_meet() {
+    caught(Rule::OldVoters, STEPS);
+    let hasty = Bounds { settles: false, ..STEPS };
+    assert!(run("steps that do not wait", &hasty).is_some(), "nothing notices a hasty step");
 }

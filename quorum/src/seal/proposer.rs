@@ -115,6 +115,12 @@ impl Proposer {
         Proposer { rules, ..self }
     }
 
+    /// Whether another round is due.
+    #[cfg(test)]
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Waiting)
+    }
+
     /// The register's value, once it is known.
     pub fn decided(&self) -> Option<&Value> {
         match &self.stage {
