@@ -535,3 +535,246 @@ impl Record {
         memory
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: MemberId = MemberId([1; 32]);
+    const B: MemberId = MemberId([2; 32]);
+    const C: MemberId = MemberId([3; 32]);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn at(n: u64) -> Time {
+        Time::ZERO + ms(n)
+    }
+
+    fn key(name: &str) -> Key {
+        Key::new(name.as_bytes()).unwrap()
+    }
+
+    fn setup(keeping: Keeping) -> Setup {
+        Setup {
+            me: C,
+            voters: Voters::new(5, [A, B, C]).unwrap(),
+            times: Times { duration: ms(100), fence: ms(50) },
+            ceiling: Ceiling(ms(400)),
+            keeping,
+        }
+    }
+
+    /// Of a voter that has long been there.
+    fn acceptor() -> Acceptor {
+        Acceptor::new(setup(Keeping::Memory), Start::Record(Record::default()), Time::ZERO)
+    }
+
+    fn request(member: MemberId, ballot: u64, keys: &[&str]) -> Request {
+        Request {
+            member,
+            incarnation: 1,
+            ballot,
+            voters: 5,
+            duration: ms(100),
+            fence: ms(50),
+            list: ballot,
+            keys: Some(Keys { wanted: keys.iter().map(|name| key(name)).collect(), handed: vec![] }),
+        }
+    }
+
+    fn votes(acceptor: &mut Acceptor, now: Time, input: Input) -> Vec<Vote> {
+        let mut out = Vec::new();
+        acceptor.handle(now, input, &mut out);
+        let vote = |output| match output {
+            Output::Send(vote) => Some(vote),
+            Output::Persist(..) => None,
+        };
+        out.into_iter().filter_map(vote).collect()
+    }
+
+    fn answer(acceptor: &mut Acceptor, now: u64, request: Request) -> Answer {
+        let mut votes = votes(acceptor, at(now), Input::Request(request));
+        assert_eq!(votes.len(), 1, "{votes:?}");
+        votes.remove(0).answer
+    }
+
+    fn granted(list: u64) -> Answer {
+        Answer::Granted { list, refused: vec![] }
+    }
+
+    #[test]
+    fn a_key_is_free_again_after_lease_and_fence() {
+        let mut it = acceptor();
+        assert_eq!(answer(&mut it, 0, request(A, 1, &["k"])), granted(1));
+        let refused = vec![Refused { key: key("k"), holder: A, free_in: ms(1) }];
+        assert_eq!(answer(&mut it, 149, request(B, 1, &["k"])), Answer::Granted { list: 1, refused });
+        assert_eq!(it.next_wakeup(), Some(at(150)));
+        assert_eq!(answer(&mut it, 150, request(B, 2, &["k"])), granted(2));
+        assert_eq!(it.holder(&key("k")), Some((B, 1, at(300))));
+    }
+
+    #[test]
+    fn a_renewal_needs_no_list_once_the_voter_has_it() {
+        let mut it = acceptor();
+        let renewal = |ballot, list| Request { list, keys: None, ..request(A, ballot, &[]) };
+        assert_eq!(answer(&mut it, 0, renewal(1, 9)), Answer::ListNeeded);
+        assert_eq!(answer(&mut it, 0, Request { list: 9, ..request(A, 2, &["k"]) }), granted(9));
+        assert_eq!(answer(&mut it, 50, renewal(3, 9)), granted(9));
+        assert_eq!(it.holder(&key("k")), Some((A, 1, at(200))));
+        assert_eq!(answer(&mut it, 60, renewal(4, 8)), Answer::ListNeeded);
+        assert_eq!(it.holder(&key("k")), Some((A, 1, at(200))), "an unknown list renews nothing");
+    }
+
+    #[test]
+    fn a_clean_give_up_hands_over_at_once() {
+        let mut it = acceptor();
+        answer(&mut it, 0, request(A, 1, &["j", "k"]));
+        answer(&mut it, 1, request(A, 2, &["j"]));
+        assert_eq!(answer(&mut it, 2, request(B, 1, &["k"])), granted(1));
+    }
+
+    #[test]
+    fn a_named_successor_that_waits_is_granted_in_the_same_step() {
+        let mut it = acceptor();
+        answer(&mut it, 0, request(A, 1, &["k"]));
+        answer(&mut it, 1, request(B, 7, &["k"]));
+        let mut hand_over = request(A, 2, &[]);
+        hand_over.keys = Some(Keys { wanted: vec![], handed: vec![Handed { key: key("k"), to: B }] });
+        let votes = votes(&mut it, at(2), Input::Request(hand_over));
+        let told: Vec<_> = votes.iter().map(|vote| (vote.member, vote.ballot, vote.answer.clone())).collect();
+        assert_eq!(told, [(B, 7, granted(7)), (A, 2, granted(2))], "the successor's last request counts");
+        assert_eq!(it.holder(&key("k")), Some((B, 1, at(151))));
+    }
+
+    #[test]
+    fn a_key_is_reserved_for_a_successor_that_has_not_asked() {
+        let mut it = acceptor();
+        answer(&mut it, 0, request(A, 1, &["k"]));
+        let mut hand_over = request(A, 2, &[]);
+        hand_over.keys = Some(Keys { wanted: vec![], handed: vec![Handed { key: key("k"), to: B }] });
+        answer(&mut it, 10, hand_over);
+        let refused = vec![Refused { key: key("k"), holder: B, free_in: ms(90) }];
+        assert_eq!(answer(&mut it, 20, request(C, 1, &["k"])), Answer::Granted { list: 1, refused });
+        assert_eq!(answer(&mut it, 30, request(B, 1, &["k"])), granted(1));
+        // Nobody keeps it for a successor that never comes.
+        let mut it = acceptor();
+        answer(&mut it, 0, request(A, 1, &["k"]));
+        let mut hand_over = request(A, 2, &[]);
+        hand_over.keys = Some(Keys { wanted: vec![], handed: vec![Handed { key: key("k"), to: B }] });
+        answer(&mut it, 10, hand_over);
+        assert_eq!(answer(&mut it, 110, request(C, 1, &["k"])), granted(1));
+    }
+
+    #[test]
+    fn a_shorter_request_shortens_nothing() {
+        let mut it = acceptor();
+        let shorter = Request { duration: ms(1), fence: ms(0), ..request(A, 2, &["k"]) };
+        let freed_at = |it: &mut Acceptor| {
+            answer(it, 0, Request { duration: ms(300), ..request(A, 1, &["k"]) });
+            answer(it, 10, shorter.clone());
+            it.holder(&key("k")).map(|(_, _, free_at)| free_at)
+        };
+        assert_eq!(freed_at(&mut it), Some(at(350)));
+        let mut broken = acceptor().with_rules(Rules::without(Rule::NeverShorten));
+        assert_eq!(freed_at(&mut broken), Some(at(160)), "the rule is what keeps it");
+    }
+
+    #[test]
+    fn each_denial_says_why() {
+        let mut it = acceptor();
+        let denied = |it: &mut Acceptor, now, request| match answer(it, now, request) {
+            Answer::Denied(denial) => denial,
+            other => panic!("{other:?}"),
+        };
+        let long = Request { duration: ms(351), ..request(A, 1, &[]) };
+        assert_eq!(denied(&mut it, 0, long), Denial::TooLong { ceiling: ms(400) });
+        let forever = Request { duration: Duration::MAX, fence: Duration::MAX, ..request(A, 1, &[]) };
+        assert_eq!(denied(&mut it, 0, forever), Denial::TooLong { ceiling: ms(400) });
+        let old = Request { voters: 4, ..request(A, 1, &[]) };
+        assert_eq!(denied(&mut it, 0, old), Denial::OldVoters { oldest: 5 });
+        answer(&mut it, 0, Request { incarnation: 2, ..request(A, 1, &[]) });
+        assert_eq!(denied(&mut it, 0, request(A, 9, &[])), Denial::OldLife { known: 2 });
+        let mut anew = Acceptor::new(setup(Keeping::Memory), Start::Silent, at(1000));
+        assert_eq!(denied(&mut anew, 1399, request(A, 1, &["k"])), Denial::Silent { left: ms(1) });
+        assert_eq!(answer(&mut anew, 1400, request(A, 2, &["k"])), granted(2));
+    }
+
+    #[test]
+    fn leases_and_lives_are_bounded() {
+        let mut it = acceptor();
+        let mut full = 0;
+        for n in 0..=LEASES_MAX {
+            let member = MemberId([n as u8; 32]);
+            let got = answer(&mut it, 0, request(member, 1, &[&format!("k{n}")]));
+            full += usize::from(got == Answer::Denied(Denial::Full));
+        }
+        assert_eq!((full, it.memory.leases.len()), (1, LEASES_MAX));
+        let mut it = acceptor();
+        for incarnation in 1..=LIVES_MAX as u64 {
+            let life = Request { incarnation, ..request(A, 1, &[&format!("k{incarnation}")]) };
+            assert_eq!(answer(&mut it, 0, life), granted(1));
+        }
+        let one_more = Request { incarnation: 99, ..request(A, 1, &["k"]) };
+        assert_eq!(answer(&mut it, 0, one_more.clone()), Answer::Denied(Denial::Full));
+        assert_eq!(answer(&mut it, 150, one_more), granted(1), "when the old lives have ended");
+    }
+
+    #[test]
+    fn lives_that_hold_nothing_leave_no_trace() {
+        let mut it = acceptor();
+        for incarnation in 1..100 {
+            assert_eq!(answer(&mut it, 0, Request { incarnation, ..request(A, 1, &[]) }), granted(1));
+        }
+        assert_eq!(it.memory.leases.len(), 1);
+    }
+
+    #[test]
+    fn a_witness_answers_when_it_is_on_disk_and_renews_without_writing() {
+        let mut it = Acceptor::new(setup(Keeping::Disk), Start::Record(Record::default()), Time::ZERO);
+        let mut out = Vec::new();
+        it.handle(at(0), Input::Request(request(A, 1, &["k"])), &mut out);
+        let [Output::Persist(1, record)] = &out[..] else { panic!("{out:?}") };
+        let record = record.clone();
+        assert_eq!(votes(&mut it, at(1), Input::Persisted(0)), [], "another token");
+        let told = votes(&mut it, at(1), Input::Persisted(1));
+        assert_eq!((told.len(), told[0].member, told[0].ballot), (1, A, 1));
+        let mut out = Vec::new();
+        it.handle(at(50), Input::Request(Request { list: 1, ..request(A, 2, &["k"]) }), &mut out);
+        assert!(matches!(&out[..], [Output::Send(_)]), "{out:?}");
+        // A new life of the witness, hours later by another clock, takes the lease for just renewed.
+        let mut anew = Acceptor::new(setup(Keeping::Disk), Start::Record(record), at(7));
+        assert_eq!(anew.holder(&key("k")), Some((A, 1, at(157))));
+        let refused = vec![Refused { key: key("k"), holder: A, free_in: ms(149) }];
+        assert_eq!(answer(&mut anew, 8, request(B, 1, &["k"])), Answer::Granted { list: 1, refused });
+    }
+
+    #[test]
+    fn a_memory_of_another_boot_counts_for_nothing() {
+        let mut it = acceptor();
+        answer(&mut it, 5000, request(A, 1, &["k"]));
+        let memory = it.memory().clone();
+        let kept = Acceptor::new(setup(Keeping::Memory), Start::Memory(memory.clone()), at(5001));
+        assert_eq!(kept.holder(&key("k")), Some((A, 1, at(5150))));
+        let mut rebooted = Acceptor::new(setup(Keeping::Memory), Start::Memory(memory), at(10));
+        assert!(matches!(
+            answer(&mut rebooted, 10, request(B, 1, &[])),
+            Answer::Denied(Denial::Silent { .. })
+        ));
+    }
+
+    #[test]
+    fn a_voter_settles_two_ceilings_after_it_learnt_of_a_list() {
+        let mut it = acceptor();
+        assert!(!it.is_settled(at(399)) && it.is_settled(at(400)));
+        it.handle(at(1000), Input::Voters(Voters::new(6, [A, C]).unwrap()), &mut Vec::new());
+        let by = |voters, ballot| Request { voters, ..request(A, ballot, &[]) };
+        assert_eq!(answer(&mut it, 1399, by(5, 1)), granted(1), "holders have a while to hear of it");
+        assert_eq!(answer(&mut it, 1400, by(5, 2)), Answer::Denied(Denial::OldVoters { oldest: 6 }));
+        assert_eq!(answer(&mut it, 1400, by(7, 3)), granted(3), "who knows more is welcome");
+        assert!(!it.is_settled(at(1799)) && it.is_settled(at(1800)));
+        it.handle(at(1800), Input::Voters(Voters::new(7, [A, B]).unwrap()), &mut Vec::new());
+        assert_eq!(votes(&mut it, at(1801), Input::Request(by(7, 4))), [], "it votes no more");
+    }
+}

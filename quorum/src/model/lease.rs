@@ -709,7 +709,7 @@ fn a_deadline_counts_from_the_sending() {
 
 #[test]
 fn every_handler_looks_at_the_deadline() {
-    caught(Rule::EveryHandler, LATE_VOTES);
+    caught(Rule::EveryHandler, Bounds { rounds: [2, 1], ..LATE_VOTES });
 }
 
 #[test]
@@ -749,7 +749,7 @@ fn a_live_lease_of_another_is_never_replaced() {
 
 #[test]
 fn another_life_is_another_owner() {
-    caught(Rule::LivesDiffer, Bounds { give_ups: 1, rounds: [2, 1], ..LIVES });
+    caught(Rule::LivesDiffer, Bounds { horizon: 2, give_ups: 1, rounds: [2, 1], ..LIVES });
 }
 
 #[test]
@@ -759,7 +759,7 @@ fn a_give_up_ends_what_it_names_and_no_other() {
 
 #[test]
 fn an_old_request_changes_nothing() {
-    caught(Rule::BallotsRise, Bounds { give_ups: 2, rounds: [3, 1], delay: [2, 0], ..GIVES_UP });
+    caught(Rule::BallotsRise, Bounds { horizon: 1, give_ups: 2, rounds: [3, 1], delay: [1, 0], ..GIVES_UP });
 }
 
 #[test]
