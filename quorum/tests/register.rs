@@ -482,11 +482,11 @@ fn any_acceptor_input() -> impl Strategy<Value = AcceptorInput> {
         .prop_map(|(member, incarnation, ballot)| GiveUp { member, incarnation, ballot });
     prop_oneof![
         6 => any_request().prop_map(AcceptorInput::Request),
-        give_up.prop_map(AcceptorInput::GiveUp),
-        any_voters().prop_map(AcceptorInput::Voters),
-        any_number().prop_map(AcceptorInput::Persisted),
-        any_duration().prop_map(|most| AcceptorInput::Ceiling(Ceiling(most))),
-        (any_duration(), any_duration())
+        1 => give_up.prop_map(AcceptorInput::GiveUp),
+        1 => any_voters().prop_map(AcceptorInput::Voters),
+        1 => any_number().prop_map(AcceptorInput::Persisted),
+        1 => any_duration().prop_map(|most| AcceptorInput::Ceiling(Ceiling(most))),
+        1 => (any_duration(), any_duration())
             .prop_map(|(duration, fence)| AcceptorInput::Times(Times { duration, fence })),
     ]
 }
@@ -497,8 +497,8 @@ fn any_holder_input() -> impl Strategy<Value = HolderInput> {
     prop_oneof![
         6 => any_vote().prop_map(HolderInput::Vote),
         2 => keys.prop_map(HolderInput::Want),
-        given.prop_map(HolderInput::GiveUp),
-        any_voters().prop_map(HolderInput::Voters),
+        1 => given.prop_map(HolderInput::GiveUp),
+        1 => any_voters().prop_map(HolderInput::Voters),
     ]
 }
 

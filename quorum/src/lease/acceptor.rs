@@ -538,6 +538,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::Keys;
     use super::*;
 
     const A: MemberId = MemberId([1; 32]);

@@ -12,7 +12,7 @@ pub(super) trait World: Clone + Hash {
     /// What can happen next.
     type Action: Debug;
 
-    /// All of it.
+    /// All of it. The last is tried first: where the most happens, damage is found soonest.
     fn actions(&self) -> Vec<Self::Action>;
     /// The world after it.
     fn step(&mut self, action: &Self::Action);
@@ -95,16 +95,16 @@ fn fingerprint(world: &impl Hash) -> u64 {
 pub(super) fn explore<W: World>(start: W, states_max: usize) -> Outcome {
     struct Level<W: World> {
         world: W,
-        actions: std::vec::IntoIter<W::Action>,
+        actions: Vec<W::Action>,
     }
     let mut seen: HashSet<u64, BuildHasherDefault<Through>> = HashSet::default();
     let mut path: Vec<String> = Vec::new();
     let told = |path: &[String], what: String| format!("{what}\n  {}", path.join("\n  "));
     seen.insert(fingerprint(&start));
-    let actions = start.actions().into_iter();
+    let actions = start.actions();
     let mut stack = vec![Level { world: start, actions }];
     while let Some(level) = stack.last_mut() {
-        let Some(action) = level.actions.next() else {
+        let Some(action) = level.actions.pop() else {
             stack.pop();
             path.pop();
             continue;
@@ -119,7 +119,7 @@ pub(super) fn explore<W: World>(start: W, states_max: usize) -> Outcome {
             return Outcome { states: seen.len(), broken: Some(told(&path, what)) };
         }
         assert!(seen.len() <= states_max, "more than {states_max} states: tighten the model's bounds");
-        let actions = world.actions().into_iter();
+        let actions = world.actions();
         stack.push(Level { world, actions });
     }
     Outcome { states: seen.len(), broken: None }

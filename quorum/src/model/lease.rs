@@ -49,6 +49,8 @@ struct Bounds {
     /// Times that the first node gives the key up, to nobody or to the second, or wants it again.
     give_ups: u8,
     successor: bool,
+    /// The first node wants the key from the start; else at any time, as the second.
+    eager: bool,
     /// The first node's handlers may run late.
     late: bool,
     /// Units by which the nodes' clocks lag and the acceptors' lead, each tick.
@@ -80,6 +82,7 @@ const BASE: Bounds = Bounds {
     lives_remember: false,
     give_ups: 0,
     successor: false,
+    eager: true,
     late: true,
     drift: 0,
     settles: true,
@@ -241,7 +244,7 @@ impl Bounds {
         Acceptor::new(setup, start, now).with_rules(self.rules)
     }
 
-    /// The first node has just been asked to hold the key, the second will be at any time; the voters have long been there.
+    /// The first node has just been asked to hold the key, the second will be; the voters have long been there.
     fn start(&self) -> Small {
         let all: BTreeSet<u8> = self.voters.iter().flat_map(|list| list.iter().copied()).collect();
         let begin = self.times.0 + self.times.1;
@@ -268,7 +271,9 @@ impl Bounds {
             let served = Served::default();
             small.nodes.push(Node { holder, served, before: vec![], incarnation: 1, rounds: 0, knows: 0 });
         }
-        small.tell(0, HolderInput::Want(vec![key()]));
+        if self.eager {
+            small.tell(0, HolderInput::Want(vec![key()]));
+        }
         small
     }
 }
@@ -447,7 +452,7 @@ impl Small {
         if n == 0 && self.give_ups > 0 {
             all.push(if wants { Action::GiveUp } else { Action::Want });
         }
-        if n == 1 && !wants {
+        if (n == 1 || !self.bounds.eager) && !wants {
             all.push(Action::Want);
         }
         if self.nodes[n].knows < self.sealed {
@@ -588,7 +593,7 @@ impl World for Small {
                 self.tell(n, HolderInput::GiveUp(vec![(key(), to)]));
             }
             Action::Want => {
-                self.give_ups -= u8::from(n == 0);
+                self.give_ups -= u8::from(n == 0 && self.bounds.eager);
                 self.tell(n, HolderInput::Want(vec![key()]));
             }
             Action::SealVoters => self.sealed += 1,
@@ -646,9 +651,10 @@ const FORGETS: Bounds = Bounds { restarts: 1, late: false, ..BASE };
 const REMEMBERS: Bounds = Bounds { restart: Restart::Remembers, ..FORGETS };
 const WITNESSES: Bounds = Bounds { restart: Restart::Disk, ..FORGETS };
 const LIVES: Bounds = Bounds { lives: 1, late: false, ..BASE };
-const GIVES_UP: Bounds = Bounds { give_ups: 1, rounds: [2, 1], late: false, ..BASE };
+const GIVES_UP: Bounds = Bounds { give_ups: 1, rounds: [2, 1], horizon: 1, late: false, ..BASE };
 const DRIFTS: Bounds = Bounds { drift: 1, ..BASE };
-const STEPS: Bounds = Bounds { voters: &[&[0], &[0, 1], &[1]], horizon: 11, late: false, ..BASE };
+const STEPS: Bounds =
+    Bounds { voters: &[&[0], &[0, 1], &[1]], times: (1, 1), horizon: 6, eager: false, late: false, ..BASE };
 
 #[test]
 fn messages_late_lost_and_reordered() {
@@ -698,8 +704,8 @@ fn clocks_drift() {
 #[test]
 fn voters_change_one_by_one() {
     const MORE: Bounds = Bounds { voters: &[&[0], &[0, 1], &[0, 1, 2]], ..STEPS };
-    holds("one voter, two, another one", STEPS, Bounds { late: true, horizon: 12, ..STEPS });
-    holds("one voter, two, three", MORE, Bounds { late: true, horizon: 12, ..MORE });
+    holds("one voter, two, another one", STEPS, Bounds { late: true, horizon: 7, ..STEPS });
+    holds("one voter, two, three", MORE, Bounds { late: true, horizon: 7, ..MORE });
 }
 
 #[test]
@@ -734,7 +740,7 @@ fn ballots_are_never_reused() {
 
 #[test]
 fn a_vote_before_the_wish_says_nothing_about_it() {
-    caught(Rule::SinceWanted, Bounds { give_ups: 2, ..GIVES_UP });
+    caught(Rule::SinceWanted, Bounds { horizon: 2, give_ups: 2, ..GIVES_UP });
 }
 
 #[test]
