@@ -406,7 +406,7 @@ impl Holder {
     /// Last thing in every handler: count, take, drop, give way, ask.
     fn run(&mut self, now: Time, out: &mut Vec<Output>) {
         self.count(now, out);
-        self.give_way(now);
+        self.come_back(now);
         if !self.rules.keep(Rule::StepDownFirst) {
             if self.next_request.is_some_and(|due| due <= now) {
                 self.ask(now, out);
@@ -468,6 +468,21 @@ impl Holder {
         self.wishes = wishes;
     }
 
+    /// Asks again for what was left to others long enough.
+    fn come_back(&mut self, now: Time) {
+        let mut changed = false;
+        for wish in self.wishes.values_mut() {
+            if wish.again_at.is_some_and(|again| again <= now) {
+                wish.again_at = None;
+                wish.since = Some(self.ballot.saturating_add(1));
+                changed = true;
+            }
+        }
+        if changed {
+            self.list_changed(now);
+        }
+    }
+
     /// Leaves a key that is contended for to whoever will win it, so that votes which are split do not stay so; and asks
     /// again later.
     fn give_way(&mut self, now: Time) {
@@ -475,21 +490,18 @@ impl Holder {
         let mut changed = false;
         let mut wishes = core::mem::take(&mut self.wishes);
         for (key, wish) in &mut wishes {
-            if wish.again_at.is_some_and(|again| again <= now) {
-                wish.again_at = None;
-                wish.since = Some(self.ballot.saturating_add(1));
-                changed = true;
-            }
             let contends = wish.held_until.is_none() && self.grants(key, wish).next().is_some();
             if !contends {
                 continue;
             }
             // A rival that does not renew is about to lose the key: there is nothing to leave it to.
-            let renews = |free_in: Duration| free_in.saturating_add(2 * self.beat) >= longest;
+            let renews = |free_in: Duration, told: Time| {
+                free_in.saturating_sub(now - told).saturating_add(2 * self.beat) >= longest
+            };
             let mut rivals: BTreeMap<MemberId, usize> = BTreeMap::new();
             for heard in self.votes.values() {
                 if let Some((holder, free_in)) = heard.refused.get(key)
-                    && renews(*free_in)
+                    && renews(*free_in, heard.sent)
                 {
                     *rivals.entry(*holder).or_default() += 1;
                 }
@@ -511,6 +523,8 @@ impl Holder {
 
     /// One request to every voter, with a ballot of its own.
     fn ask(&mut self, now: Time, out: &mut Vec<Output>) {
+        // Only now: the first vote of a round says nothing about those that are still under way.
+        self.give_way(now);
         self.handed.retain(|_, (_, until)| *until > now);
         self.tell_give_up(now, out);
         self.next_request = None;
