@@ -348,7 +348,7 @@ fn golden_bytes() {
         list: 4,
         keys: Some(Keys { wanted: vec![key("ab")], handed: vec![Handed { key: key("c"), to: id(2) }] }),
     };
-    let mut bytes = vec![0x01, 0x05, 1, 0, 0, 0, 0, 0];
+    let mut bytes = vec![0x01, 0x06, 1, 0, 0, 0, 0, 0];
     bytes.extend([1; 32]);
     bytes.extend([0xac, 0x02, 2, 3, 1, 0x80, 0xca, 0xb5, 0xee, 0x01, 0, 0xc0, 0x84, 0x3d, 4]);
     bytes.extend([1, 1, 2, b'a', b'b', 1, 1, b'c']);
@@ -360,7 +360,7 @@ fn golden_bytes() {
     let refused = vec![Refused { key: key("c"), holder: id(3), free_in: ms(0) }];
     let answer = lease::Answer::Granted { list: 4, refused };
     let vote = Vote { voter: id(2), member: id(1), incarnation: 300, ballot: 2, voters: 3, answer };
-    let mut bytes = vec![0x02, 0x05, 1, 0, 108, 0, 0, 0];
+    let mut bytes = vec![0x02, 0x06, 1, 0, 108, 0, 0, 0];
     bytes.extend([2; 32]);
     bytes.extend([1; 32]);
     bytes.extend([0xac, 0x02, 2, 3, 0, 4, 1, 1, b'c']);
@@ -372,7 +372,7 @@ fn golden_bytes() {
     let ballot = seal::Ballot { round: 300, member: id(2) };
     let accepted = Some(seal::Accepted { ballot, value: seal::Value::new(b"v").unwrap() });
     let record = seal::Record { promised: Some(ballot), accepted, decided: None };
-    let mut bytes = vec![0x12, 0x05, 1, 0, 73, 0, 0, 0, 1, 0xac, 0x02];
+    let mut bytes = vec![0x12, 0x06, 1, 0, 73, 0, 0, 0, 1, 0xac, 0x02];
     bytes.extend([2; 32]);
     bytes.extend([1, 0xac, 0x02]);
     bytes.extend([2; 32]);
