@@ -34,8 +34,13 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that touch no world: everything they may use, directly or through others, is on this list.
-const PURE: &[&str] =
-    &["evenkeel-proto", "evenkeel-quorum", "evenkeel-netd-core", "evenkeel-peer-core", "evenkeel-provisiond-core"];
+const PURE: &[&str] = &[
+    "evenkeel-proto",
+    "evenkeel-quorum",
+    "evenkeel-netd-core",
+    "evenkeel-peer-core",
+    "evenkeel-provisiond-core",
+];
 
 /// Libraries a pure crate may never reach: they open sockets, files, clocks or start threads.
 const WORLDLY: &[&str] = &[

@@ -107,7 +107,7 @@ impl Hasher for Through {
     }
 }
 
-fn fingerprint(world: &impl Hash) -> u64 {
+pub(super) fn fingerprint(world: &impl Hash) -> u64 {
     let mut hasher = Mix::default();
     world.hash(&mut hasher);
     hasher.finish()

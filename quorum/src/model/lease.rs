@@ -651,6 +651,8 @@ fn caught(rule: Rule, bounds: Bounds) {
 
 /// Where one voter is enough to show the damage.
 const ONE: &[&[u8]] = &[&[0]];
+/// Where time and lives matter, not who is in the majority.
+const TWO: &[&[u8]] = &[&[0, 1]];
 const LATE_VOTES: Bounds = Bounds { delay: [0, 1], ..BASE };
 const RENEWALS: Bounds = Bounds { rounds: [2, 1], ..BASE };
 const DUPLICATES: Bounds = Bounds { duplicates: 1, delay: [0, 1], horizon: 1, late: false, ..BASE };
@@ -665,58 +667,54 @@ const STEPS: Bounds =
 
 #[test]
 fn messages_late_lost_and_reordered() {
-    holds("late votes", LATE_VOTES, Bounds { delay: [1, 1], horizon: 4, ..BASE });
+    holds("late votes", Bounds { voters: TWO, ..LATE_VOTES }, LATE_VOTES);
 }
 
 #[test]
 fn renewals() {
-    holds("renewals", Bounds { horizon: 2, ..RENEWALS }, Bounds { rounds: [2, 2], horizon: 4, ..BASE });
+    holds("renewals", Bounds { voters: TWO, ..RENEWALS }, Bounds { horizon: 2, ..RENEWALS });
 }
 
 #[test]
 fn messages_twice() {
-    holds("duplicates", DUPLICATES, Bounds { delay: [1, 1], horizon: 2, ..DUPLICATES });
+    holds("duplicates", DUPLICATES, DUPLICATES);
 }
 
 #[test]
 fn voters_restart() {
-    holds("restarts without memory", FORGETS, Bounds { late: true, horizon: 3, ..FORGETS });
-    holds("restarts with memory", REMEMBERS, Bounds { late: true, horizon: 3, ..REMEMBERS });
-    holds(
-        "witnesses restart",
-        Bounds { horizon: 1, ..WITNESSES },
-        Bounds { late: true, horizon: 3, ..WITNESSES },
-    );
+    holds("restarts without memory", FORGETS, FORGETS);
+    holds("restarts with memory", Bounds { voters: TWO, ..REMEMBERS }, REMEMBERS);
+    holds("witnesses restart", Bounds { voters: TWO, ..WITNESSES }, Bounds { horizon: 1, ..WITNESSES });
 }
 
 #[test]
 fn nodes_start_new_lives() {
-    holds("new lives", Bounds { horizon: 1, ..LIVES }, Bounds { late: true, horizon: 3, ..LIVES });
+    holds("new lives", Bounds { voters: TWO, ..LIVES }, Bounds { horizon: 1, ..LIVES });
     let remember = Bounds { lives_remember: true, ..LIVES };
     holds(
         "new lives that give the old one up",
-        Bounds { horizon: 1, ..remember.clone() },
-        Bounds { late: true, horizon: 3, ..remember },
+        Bounds { voters: TWO, ..remember.clone() },
+        Bounds { horizon: 1, ..remember },
     );
 }
 
 #[test]
 fn keys_are_given_up_and_handed_over() {
-    holds("give-ups", GIVES_UP, Bounds { give_ups: 2, rounds: [3, 1], horizon: 2, ..GIVES_UP });
+    holds("give-ups", Bounds { voters: TWO, ..GIVES_UP }, GIVES_UP);
     let hands = Bounds { successor: true, ..GIVES_UP };
-    holds("hand-overs", hands.clone(), Bounds { horizon: 2, ..hands });
+    holds("hand-overs", Bounds { voters: TWO, ..hands.clone() }, hands);
 }
 
 #[test]
 fn clocks_drift() {
-    holds("drift", DRIFTS, Bounds { rounds: [2, 1], horizon: 4, ..DRIFTS });
+    holds("drift", DRIFTS, DRIFTS);
 }
 
 #[test]
 fn voters_change_one_by_one() {
     const MORE: Bounds = Bounds { voters: &[&[0], &[0, 1], &[0, 1, 2]], ..STEPS };
-    holds("one voter, two, another one", STEPS, Bounds { late: true, horizon: 5, ..STEPS });
-    holds("one voter, two, three", Bounds { horizon: 2, ..MORE }, Bounds { late: true, horizon: 5, ..MORE });
+    holds("one voter, two, another one", Bounds { horizon: 3, ..STEPS }, STEPS);
+    holds("one voter, two, three", Bounds { horizon: 2, ..MORE }, Bounds { horizon: 2, ..MORE });
 }
 
 #[test]
@@ -726,7 +724,7 @@ fn a_deadline_counts_from_the_sending() {
 
 #[test]
 fn every_handler_looks_at_the_deadline() {
-    caught(Rule::EveryHandler, Bounds { voters: &[&[0, 1]], rounds: [2, 1], ..LATE_VOTES });
+    caught(Rule::EveryHandler, Bounds { voters: TWO, rounds: [2, 1], ..LATE_VOTES });
 }
 
 #[test]
@@ -741,7 +739,7 @@ fn votes_count_by_distinct_voter() {
 
 #[test]
 fn a_renewal_needs_a_fresh_majority() {
-    caught(Rule::FreshMajority, RENEWALS);
+    caught(Rule::FreshMajority, Bounds { voters: TWO, ..RENEWALS });
 }
 
 #[test]

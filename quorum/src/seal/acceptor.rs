@@ -74,6 +74,15 @@ impl Acceptor {
         Acceptor { rules, ..self }
     }
 
+    /// All that its further answers depend on, without its name and without how often it wrote.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> impl core::hash::Hash + '_ {
+        let ago = |token: u64| self.token - token;
+        let waiting: Vec<_> =
+            self.waiting.iter().map(|(to, (token, body))| (to, ago(*token), body)).collect();
+        (&self.record, ago(self.durable), waiting, self.told)
+    }
+
     /// What is decided, whether or not it is on this disk yet.
     pub fn decided(&self) -> Option<&Value> {
         self.record.decided.as_ref()

@@ -76,7 +76,7 @@ enum Stage {
     },
     Proposing {
         value: Value,
-        votes: BTreeMap<MemberId, u32>,
+        votes: BTreeMap<MemberId, usize>,
     },
     /// Another round is due at `retry_at`.
     Waiting,
@@ -119,6 +119,25 @@ impl Proposer {
     #[cfg(test)]
     pub(crate) fn waits(&self) -> bool {
         matches!(self.stage, Stage::Waiting)
+    }
+
+    /// Whether a message may make a difference, now or later in this life.
+    #[cfg(test)]
+    pub(crate) fn may_heed(&self, body: &Body) -> bool {
+        let (saves, prepares, proposes) = (
+            matches!(self.stage, Stage::Saving),
+            matches!(self.stage, Stage::Preparing { .. }),
+            matches!(self.stage, Stage::Proposing { .. }),
+        );
+        match body {
+            Body::Decided(_) => self.decided().is_none(),
+            Body::Undecided { .. } => matches!(self.stage, Stage::Idle | Stage::Learning { .. }),
+            Body::Promise { ballot, .. } => *ballot == self.ballot() && (saves || prepares),
+            Body::Voted(ballot) | Body::Behind { asked: ballot, .. } => {
+                *ballot == self.ballot() && (saves || prepares || proposes)
+            }
+            Body::Prepare(_) | Body::Propose(_) | Body::Ask => false,
+        }
     }
 
     /// The register's value, once it is known.
@@ -263,10 +282,10 @@ impl Proposer {
                 }
             }
             (Body::Voted(ballot), Stage::Proposing { value, votes }) if ballot == mine => {
-                *votes.entry(from).or_default() += 1;
-                let messages: u32 = votes.values().sum();
-                let count = if distinct { votes.len() } else { messages as usize };
-                if count >= self.acceptors.majority() {
+                let count = votes.entry(from).or_default();
+                // A vote that arrives again is the same vote.
+                *count = if distinct { 1 } else { *count + 1 };
+                if votes.values().sum::<usize>() >= self.acceptors.majority() {
                     let value = value.clone();
                     self.done(value, out);
                 }
