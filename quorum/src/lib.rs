@@ -6,7 +6,7 @@
 //!   Holder   ------------------- Request ------------------>  Acceptor   (memory; a witness: disk)
 //!            <-------------------- Vote --------------------
 //!   Proposer ---------- Prepare, Propose, Ask, Decided ---->  Acceptor   (disk)
-//!            <------ Promise, Accepted, Behind, Known ------
+//!            <------ Promise, Voted, Behind, Decided ------
 //! ```
 //! In both a fixed list of voters answers, a majority of *different* voters decides, and two majorities share a
 //! voter: what one of them was told the other cannot be told. Everything here is pure: time is an argument, what must

@@ -3,7 +3,9 @@
 //! | model | faults |
 //! |---|---|
 //! | [`lease`] | delay, loss, reordering, duplication, late handlers, restarts with and without memory, clock rates, voter changes, a witness's disk |
-//! | [`seal`] | the same without time, and crashes around every write |
+//! | [`seal`] | delay, loss, reordering, duplication without end; crashes around every write |
+//!
+//! Faults come one kind at a time. Which bounds each has is written in `docs/decisions/0009-majority-register.md`.
 //!
 //! In an ordinary test run the bounds are small. `EVENKEEL_PROVE=1 cargo test -p evenkeel-quorum --release model` takes the
 //! larger ones; `--nocapture` shows how many states each model has and how long it took.
