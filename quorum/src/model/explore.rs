@@ -121,12 +121,11 @@ pub(super) fn fingerprint(world: &impl Hash) -> u64 {
 pub(super) fn explore<W: World>(start: W, states_max: usize, order: Order) -> Outcome {
     struct Level<W: World> {
         world: W,
+        /// What led here; told only when it led to damage, for to tell costs more than a step.
+        by: Option<W::Action>,
         actions: Vec<W::Action>,
     }
     let mut seen: HashSet<u64, BuildHasherDefault<Through>> = HashSet::default();
-    let mut path: Vec<String> = Vec::new();
-    let told = |path: &[String], what: String| format!("{what}\n  {}", path.join("\n  "));
-    seen.insert(fingerprint(&start));
     let actions_of = |world: &W| {
         let mut actions = world.actions();
         if order == Order::Quiet {
@@ -134,12 +133,12 @@ pub(super) fn explore<W: World>(start: W, states_max: usize, order: Order) -> Ou
         }
         actions
     };
+    seen.insert(fingerprint(&start));
     let actions = actions_of(&start);
-    let mut stack = vec![Level { world: start, actions }];
+    let mut stack = vec![Level { world: start, by: None, actions }];
     while let Some(level) = stack.last_mut() {
         let Some(action) = level.actions.pop() else {
             stack.pop();
-            path.pop();
             continue;
         };
         let mut world = level.world.clone();
@@ -147,15 +146,17 @@ pub(super) fn explore<W: World>(start: W, states_max: usize, order: Order) -> Ou
         if !seen.insert(fingerprint(&world)) {
             continue;
         }
-        path.push(format!("{action:?}"));
-        if let Some(what) = world.broken() {
-            return Outcome { states: seen.len(), broken: Some(told(&path, what)), complete: false };
+        if let Some(mut told) = world.broken() {
+            for action in stack.iter().filter_map(|level| level.by.as_ref()).chain([&action]) {
+                told += &format!("\n  {action:?}");
+            }
+            return Outcome { states: seen.len(), broken: Some(told), complete: false };
         }
         if seen.len() >= states_max {
             return Outcome { states: seen.len(), broken: None, complete: false };
         }
         let actions = actions_of(&world);
-        stack.push(Level { world, actions });
+        stack.push(Level { world, by: Some(action), actions });
     }
     Outcome { states: seen.len(), broken: None, complete: true }
 }
