@@ -16,7 +16,7 @@
 //! | [`net`], [`wires`] | switch, faults, capture, probing host, TCP; the same by the cluster file's names |
 //! | [`lab`] | the test language: boot, unplug, freeze, cut the power, expect |
 //! | [`control`], [`supervisor`], [`up`], [`terminal`], [`signals`] | the same lab behind a UNIX socket, for the command line |
-//! | [`test_command`] | `cargo lab test`: stages with budgets |
+//! | [`test_command`], [`prove_command`] | `cargo lab test`: stages with budgets; `cargo lab prove`: longer explorations |
 
 pub mod accel;
 pub mod agent;
@@ -37,6 +37,7 @@ pub mod packages;
 pub mod prepare;
 pub mod programs;
 pub mod progress;
+pub mod prove_command;
 pub mod qmp;
 pub mod serial;
 pub mod signals;

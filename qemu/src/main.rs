@@ -5,7 +5,7 @@ use lab::control::{Client, KEEL_LIMIT_MAX_S, Reply, Request};
 use lab::error::LabError;
 use lab::machine::Press;
 use lab::progress::{Progress, Terminal, print};
-use lab::{dir, lab as lab_file, prepare, supervisor, terminal, test_command, up};
+use lab::{dir, lab as lab_file, prepare, prove_command, supervisor, terminal, test_command, up};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,6 +110,12 @@ enum Command {
         #[arg(long)]
         offline: bool,
     },
+    /// Explore what is too large for the tests: models with larger bounds (docs/proof.md).
+    Prove {
+        /// Only this proof; may be given several times.
+        #[arg(long, value_name = "NAME", value_parser = prove_command::NAMES)]
+        proof: Vec<String>,
+    },
     /// The process behind a running lab; started by `up`.
     #[command(hide = true)]
     Supervise,
@@ -199,6 +205,11 @@ fn run(arguments: Arguments) -> Result<ExitCode, LabError> {
         }
         Command::Test { stage, offline } => {
             if !test_command::run(&stage, offline)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Prove { proof } => {
+            if !prove_command::run(&proof)? {
                 return Ok(ExitCode::FAILURE);
             }
         }

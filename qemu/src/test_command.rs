@@ -57,7 +57,7 @@ fn budgets(text: &str) -> Result<BTreeMap<String, Duration>, LabError> {
 
 /// How a stage ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     /// Passed, over its budget by less than half.
     Slow,
@@ -171,7 +171,12 @@ pub fn run(chosen: &[String], offline: bool) -> Result<bool, LabError> {
     Ok(good)
 }
 
-fn run_one(mut command: Command, limit: Duration, signals: &SignalFd) -> Result<Outcome, LabError> {
+/// Runs one command in a group of its own, which ends at `limit` or with us.
+pub(crate) fn run_one(
+    mut command: Command,
+    limit: Duration,
+    signals: &SignalFd,
+) -> Result<Outcome, LabError> {
     command.stdin(Stdio::null());
     sys::own_group(&mut command);
     let name = command.get_program().to_string_lossy().into_owned();

@@ -3,7 +3,6 @@
 //! Depth first because of memory: of visited states only a fingerprint is kept, and whole states only along one path. So
 //! the path to a broken promise is at hand when it is found, and is not the shortest one.
 
-use std::collections::HashSet;
 use std::fmt::Debug;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
@@ -49,6 +48,12 @@ pub(super) fn hunt<W: World>(start: &W) -> Outcome {
         }
     }
     last
+}
+
+/// Looks a while for damage in a world that keeps every rule. Were there any, a broken rule would show nothing there.
+pub(super) fn damage<W: World>(start: &W) -> Option<String> {
+    let orders = [Order::Eventful, Order::Quiet];
+    orders.into_iter().find_map(|order| explore(start.clone(), 100_000, order).broken)
 }
 
 /// More than any small model may have.
@@ -125,7 +130,7 @@ pub(super) fn explore<W: World>(start: W, states_max: usize, order: Order) -> Ou
         by: Option<W::Action>,
         actions: Vec<W::Action>,
     }
-    let mut seen: HashSet<u64, BuildHasherDefault<Through>> = HashSet::default();
+    let mut seen: std::collections::HashSet<u64, BuildHasherDefault<Through>> = Default::default();
     let actions_of = |world: &W| {
         let mut actions = world.actions();
         if order == Order::Quiet {
@@ -203,5 +208,7 @@ mod tests {
         assert!(!cut.complete && cut.broken.is_none());
         assert!(hunt(&Counter { at: 0, jumped: false, bad: 11 }).broken.is_some());
         assert!(hunt(&Counter { at: 0, jumped: false, bad: 99 }).complete);
+        assert!(damage(&Counter { at: 0, jumped: false, bad: 11 }).is_some());
+        assert_eq!(damage(&Counter { at: 0, jumped: false, bad: 99 }), None);
     }
 }

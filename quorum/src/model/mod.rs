@@ -14,6 +14,19 @@ mod explore;
 mod lease;
 mod seal;
 
+use explore::Outcome;
+
+/// Explores, and says how large the world is and how long that took.
+#[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test tells how long it takes")]
+fn timed(name: &str, explore: impl FnOnce() -> Outcome) -> Outcome {
+    let started = std::time::Instant::now();
+    let outcome = explore();
+    let took = started.elapsed().as_secs_f32();
+    let end = if outcome.broken.is_some() { "broken" } else { "holds" };
+    eprintln!("{name}: {} states, {took:.1} s, {end}", outcome.states);
+    outcome
+}
+
 /// Whether the larger bounds are asked for.
 fn proving() -> bool {
     std::env::var_os("EVENKEEL_PROVE").is_some_and(|value| value != "0")
