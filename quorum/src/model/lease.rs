@@ -710,6 +710,18 @@ fn voters_change_one_by_one() {
 }
 
 #[test]
+fn two_kinds_of_fault_at_once() {
+    let late = Bounds { delay: [0, 1], late: true, ..FORGETS };
+    holds("late votes and restarts", Bounds { voters: TWO, ..late.clone() }, late);
+    let drifts = Bounds { drift: 1, ..FORGETS };
+    holds("drift and restarts", Bounds { voters: TWO, ..drifts.clone() }, drifts);
+    let late = Bounds { drift: 1, ..LATE_VOTES };
+    holds("drift and late votes", Bounds { voters: TWO, ..late.clone() }, late);
+    let lives = Bounds { voters: TWO, restarts: 1, ..LIVES };
+    holds("new lives and restarts", Bounds { horizon: 1, ..lives.clone() }, lives);
+}
+
+#[test]
 fn a_deadline_counts_from_the_sending() {
     caught(Rule::FromSending, Bounds { voters: ONE, ..LATE_VOTES });
 }
