@@ -44,6 +44,31 @@ fn services_start_in_order_and_stop_in_reverse() {
 }
 
 #[test]
+fn after_the_start_its_code_is_locked_as_it_is_used() {
+    let mut init = Init::start("pages", &[("a", NOTIFY, &stay("a"))]);
+    init.wait_for("a: ready");
+    let smaps = format!("/proc/{}/smaps", init.pid());
+    // Resident KiB of init's code, once it is locked.
+    let locked = || {
+        let text = fs::read_to_string(&smaps).unwrap();
+        let code = text.split_once(" r-xp ").expect("a program has code").1;
+        let value = |key: &str| code.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+        let size = |key: &str| value(key).trim_end_matches(" kB").parse::<u32>().unwrap();
+        let is_locked = value("VmFlags:").split(' ').any(|flag| flag == "lo");
+        is_locked.then(|| (size("Rss:"), size("Size:")))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let (resident, size) = loop {
+        match locked() {
+            Some(found) => break found,
+            None => assert!(Instant::now() < deadline, "init's code is not locked"),
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    assert!(0 < resident && resident <= size, "{resident} of {size} kB");
+}
+
+#[test]
 fn a_killed_service_comes_back_and_its_last_words_are_kept() {
     let script = "echo start; echo >&$NOTIFY_FD; if [ ! -e $D/died ]; then : > $D/died; printf last-words; \
                   kill -9 $$; fi; exec sleep 100";
