@@ -7,6 +7,8 @@
 //!
 //! [`release`] signs a boot file for nodes that run: the bundle that they install.
 //!
+//! [`Target`] is a disk that an image is written to.
+//!
 //! Not here: writing slots of a running node.
 
 mod build;
@@ -28,6 +30,7 @@ mod release;
 mod testdir;
 mod tree;
 pub mod uki;
+mod write;
 
 pub use build::{PROGRAMS, build};
 pub use disk::PARTITIONS;
@@ -39,6 +42,7 @@ pub use options::{
 };
 pub use packages::{Cache, Chosen};
 pub use release::{Bundle, ReleaseError, ReleaseOptions, release};
+pub use write::{Target, WriteError, Written};
 
 /// Name of the product in files.
 const PRODUCT: &str = "evenkeel";
