@@ -17,13 +17,13 @@ use crate::cpio::Cpio;
 use crate::deb::{self, Kernel};
 use crate::disk::{self, Contents};
 use crate::error::BuildError;
-use crate::host::{self, MCOPY, MKE2FS, MKFS_FAT, QEMU_IMG};
+use crate::host::{self, MCOPY, MKE2FS, MKFS_FAT};
 use crate::manifest::{Choices, Input, Manifest, Part};
 use crate::modules::{self, Catalogue, Module};
 use crate::options::{BuildOptions, Built, Flavour, Format, Progress, Source, Watchdog};
 use crate::packages::{Cache, Chosen};
 use crate::tree::{Tree, read_host};
-use crate::{PRODUCT, digest, uki};
+use crate::{PRODUCT, digest, qcow2, uki};
 
 /// Programs every image has. `init` is PID 1 and lives in the initramfs, the others in `/bin`.
 pub const PROGRAMS: [&str; 4] = ["init", "netd", "provisiond", "keel"];
@@ -53,7 +53,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let inputs = Inputs::read(options)?;
     let manifest = inputs.manifest(options);
     let paths = Paths::of(&options.out);
-    if let Some(built) = paths.unchanged(&manifest.key, options.boot_files) {
+    if let Some(built) = paths.unchanged(&manifest.key, options.format, options.boot_files) {
         return Ok(built);
     }
 
@@ -85,6 +85,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
 
     let total = |modules: &[Module]| modules.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
     let mut manifest = manifest;
+    manifest.container = options.format.to_string();
     manifest.part = [
         ("kernel", kernel.vmlinuz.len() as u64),
         ("modules", total(&sets.early) + total(&sets.root) + total(&sets.devices)),
@@ -257,8 +258,7 @@ impl Inputs {
         for (path, mode, bytes) in &self.extra {
             inputs.push(input("file", path, &format!("{mode:04o}"), digest::sha256(bytes)));
         }
-        let container = (options.format == Format::Qcow2).then_some(QEMU_IMG);
-        for tool in [MKFS_FAT, MCOPY, MKE2FS].into_iter().chain(container) {
+        for tool in [MKFS_FAT, MCOPY, MKE2FS] {
             inputs.push(input("tool", tool.package, &tool.version(), String::new()));
         }
         let choices = Choices {
@@ -268,7 +268,6 @@ impl Inputs {
             cmdline: cmdline(options, ""),
             modules: options.modules.clone(),
             disk_size: options.disk_size,
-            format: options.format.to_string(),
         };
         Manifest::new(choices, inputs)
     }
@@ -425,9 +424,11 @@ fn boot_file(
 }
 
 fn to_qcow2(raw: &Path, out: &Path, target: &Path, need: u64) -> Result<PathBuf, BuildError> {
-    let mut command = QEMU_IMG.command();
-    command.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(out);
-    QEMU_IMG.run(&mut command, "convert the disk", target, need)?;
+    let from = fs::File::open(raw).map_err(|e| BuildError::read(raw, e))?;
+    let size = from.metadata().map_err(|e| BuildError::read(raw, e))?.len();
+    let written = fs::File::create(out)
+        .and_then(|file| qcow2::write(&from, size, &file).and_then(|()| file.sync_all()));
+    written.map_err(|e| BuildError::io("write", target, need, e))?;
     Ok(out.to_owned())
 }
 
@@ -489,8 +490,9 @@ impl Paths {
     }
 
     /// The image of an earlier build with this key, if nobody has written to it since.
-    fn unchanged(&self, key: &str, boot_files: bool) -> Option<Built> {
-        let manifest = Manifest::read(&self.manifest).filter(|m| m.key == key)?;
+    fn unchanged(&self, key: &str, format: Format, boot_files: bool) -> Option<Built> {
+        let manifest =
+            Manifest::read(&self.manifest).filter(|m| m.key == key && m.container == format.to_string())?;
         let changed = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
         let vouched = changed(&self.manifest)?;
         let mut files = vec![&self.image];
@@ -498,8 +500,8 @@ impl Paths {
             files.extend([&self.vmlinuz, &self.initramfs]);
         }
         let kept = files.iter().all(|file| changed(file).is_some_and(|time| time <= vouched));
-        let whole = manifest.choices.format != Format::Raw.to_string()
-            || fs::metadata(&self.image).ok()?.len() == manifest.choices.disk_size;
+        let whole =
+            format != Format::Raw || fs::metadata(&self.image).ok()?.len() == manifest.choices.disk_size;
         (kept && whole).then(|| self.built(&manifest, false, boot_files))
     }
 

@@ -25,6 +25,7 @@ mod manifest;
 mod modules;
 mod options;
 mod packages;
+mod qcow2;
 mod release;
 #[cfg(test)]
 mod testdir;

@@ -65,9 +65,9 @@ struct Build {
     /// Size of the disk, e.g. 1G, 512M
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     disk_size: u64,
-    /// raw or qcow2
-    #[arg(long, default_value = "raw")]
-    format: Format,
+    /// raw or qcow2 [default: qcow2 for a FILE.qcow2, else raw]
+    #[arg(long)]
+    format: Option<Format>,
     /// Also write FILE.vmlinuz and FILE.initramfs
     #[arg(long)]
     boot_files: bool,
@@ -115,6 +115,8 @@ struct Release {
 
 impl Build {
     fn options(self) -> BuildOptions {
+        let named =
+            if self.out.extension().is_some_and(|e| e == "qcow2") { Format::Qcow2 } else { Format::Raw };
         let defaults = BuildOptions::new(self.programs, self.out);
         BuildOptions {
             flavour: self.flavour,
@@ -125,7 +127,7 @@ impl Build {
             modules: self.module,
             extra_cmdline: self.cmdline,
             disk_size: self.disk_size,
-            format: self.format,
+            format: self.format.unwrap_or(named),
             boot_files: self.boot_files,
             cache: self.cache.unwrap_or(defaults.cache),
             offline: self.offline,

@@ -46,7 +46,6 @@ pub struct Choices {
     pub cmdline: String,
     pub modules: Vec<String>,
     pub disk_size: u64,
-    pub format: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +54,11 @@ pub struct Manifest {
     pub format: u32,
     pub product: String,
     pub version: String,
-    /// Digest over everything below except the parts, and over the builder itself.
+    /// Digest over everything below except the container and the parts, and over the builder itself.
     pub key: String,
+    /// `raw` or `qcow2`; not in the image's own copy, because the disk inside is the same.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub container: String,
     pub choices: Choices,
     pub input: Vec<Input>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -81,6 +83,7 @@ const BUILDER: &[&str] = &[
     include_str!("modules/mod.rs"),
     include_str!("modules/modinfo.rs"),
     include_str!("modules/order.rs"),
+    include_str!("qcow2.rs"),
     include_str!("tree.rs"),
     include_str!("uki.rs"),
     include_str!("../../Cargo.lock"),
@@ -93,6 +96,7 @@ impl Manifest {
             product: crate::PRODUCT.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             key: String::new(),
+            container: String::new(),
             choices,
             input,
             part: Vec::new(),
@@ -128,7 +132,6 @@ mod tests {
             cmdline: "quiet".into(),
             modules: vec![],
             disk_size: 1 << 30,
-            format: "raw".into(),
         }
     }
 

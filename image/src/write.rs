@@ -392,7 +392,7 @@ fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
 }
 
 /// Where the next byte that is not in a hole lies, from `at` on.
-fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+pub(crate) fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     let at = i64::try_from(at).map_err(|_| io::ErrorKind::FileTooLarge)?;
     match nix::unistd::lseek(file, at, Whence::SeekData) {
         Ok(data) => Ok(u64::try_from(data).ok()),

@@ -401,13 +401,32 @@ fn a_disk_that_is_too_small_or_not_meant_stays_as_it_is() {
 }
 
 #[test]
-fn qcow2_holds_the_same_image() {
+fn qcow2_holds_the_same_disk_and_is_the_same_every_time() {
     let bench = Bench::new();
-    let built = build_quietly(&BuildOptions { format: image::Format::Qcow2, ..bench.options("a.qcow2") });
-    assert!(fs::metadata(&built.image).unwrap().len() < 128 << 20);
-    image::verify_ours(&built.image).unwrap();
-    assert_eq!(describe(&built.image).unwrap().boot_files.len(), 2);
-    assert!(!build_quietly(&BuildOptions { format: image::Format::Qcow2, ..bench.options("a.qcow2") }).fresh);
+    fill_cache();
+    let raw = build_quietly(&bench.options("a.img"));
+    // The name chooses the container.
+    let [one, two] = ["a.qcow2", "b.qcow2"].map(|name| {
+        let out = bench.path(name);
+        let output = run_build(&bench, |_| (), &["--offline", "--out", out.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        out
+    });
+    assert!(same_bytes(&one, &two), "two builds differ");
+    assert!(fs::metadata(&one).unwrap().len() < 128 << 20);
+    let said = sound("qemu-img", "qemu-utils", &["check", "-f", "qcow2"], &one);
+    assert!(said.contains("No errors were found"), "{said}");
+    let raw_path = raw.image.to_str().unwrap();
+    sound("qemu-img", "qemu-utils", &["compare", "-f", "raw", "-F", "qcow2", raw_path], &one);
+    image::verify_ours(&one).unwrap();
+    assert_eq!(describe(&one).unwrap().boot_files.len(), 2);
+
+    let options = BuildOptions { format: image::Format::Qcow2, ..bench.options("a.qcow2") };
+    let again = build_quietly(&options);
+    assert!(!again.fresh);
+    assert_eq!(again.key, raw.key, "the container is not the disk");
+    let other = build_quietly(&BuildOptions { format: image::Format::Raw, ..options });
+    assert!(other.fresh, "another container under the same name is made");
 }
 
 #[test]
