@@ -22,6 +22,7 @@ use crate::manifest::{Choices, Input, Manifest, Part};
 use crate::modules::{self, Catalogue, Module};
 use crate::options::{BuildOptions, Built, Flavour, Format, Progress, Source, Watchdog};
 use crate::packages::{Cache, Chosen};
+use crate::secure_boot::Signer;
 use crate::tree::{Tree, read_host};
 use crate::{PRODUCT, digest, qcow2, uki};
 
@@ -83,6 +84,10 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let uki = boot_file(options, &inputs, &kernel, &cmdline(options, ""), &initramfs)?;
     let rescue = boot_file(options, &inputs, &kernel, &cmdline(options, RESCUE_FLAG), &rescue_initramfs)?;
 
+    let uki = inputs.signed("boot file", uki)?;
+    let rescue = inputs.signed("rescue system", rescue)?;
+    let loader = inputs.signed("loader", inputs.loader.clone())?;
+
     let total = |modules: &[Module]| modules.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
     let mut manifest = manifest;
     manifest.container = options.format.to_string();
@@ -101,7 +106,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     progress.step("writing the disk");
     let table = disk::layout(uki.len() as u64, rescue.len() as u64, options.disk_size)?;
     let contents = Contents {
-        loader: &inputs.loader,
+        loader: &loader,
         uki: &uki,
         rescue: &rescue,
         state: &state,
@@ -172,6 +177,7 @@ struct Inputs {
     programs: Vec<(&'static str, Vec<u8>)>,
     stub: Vec<u8>,
     loader: Vec<u8>,
+    signer: Option<Signer>,
     base: Tree,
     overlays: Vec<(PathBuf, Tree)>,
     extra: Vec<(String, u16, Vec<u8>)>,
@@ -209,12 +215,21 @@ impl Inputs {
             programs,
             stub: read_packaged(&options.stub, "systemd-boot-efi")?,
             loader: read_packaged(&options.loader, "efibootguard")?,
+            signer: options.secure_boot.as_deref().map(Signer::open).transpose()?,
             base: tree(&options.root)?,
             overlays,
             extra,
             package: cache(options).choose(options.flavour)?,
             checker: cache(options).choose_package(CHECKER_PACKAGE)?,
         })
+    }
+
+    /// A file for the firmware as it goes onto the disk: signed, when there is a key.
+    fn signed(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, BuildError> {
+        match &self.signer {
+            Some(signer) => signer.sign(name, &bytes),
+            None => Ok(bytes),
+        }
     }
 
     fn program(&self, name: &str) -> &[u8] {
@@ -246,6 +261,9 @@ impl Inputs {
                 digest::sha256(&self.loader),
             ),
         ];
+        inputs.extend(
+            self.signer.iter().map(|s| input("certificate", "db", "", digest::sha256(&s.certificate))),
+        );
         inputs.extend(
             self.programs.iter().map(|(name, bytes)| input("program", name, "", digest::sha256(bytes))),
         );

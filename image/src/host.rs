@@ -19,6 +19,7 @@ pub(crate) const MCOPY: Tool = Tool { name: "mcopy", package: "mtools" };
 pub(crate) const MMD: Tool = Tool { name: "mmd", package: "mtools" };
 pub(crate) const MKE2FS: Tool = Tool { name: "mke2fs", package: "e2fsprogs" };
 pub(crate) const QEMU_IMG: Tool = Tool { name: "qemu-img", package: "qemu-utils" };
+pub(crate) const OPENSSL: Tool = Tool { name: "openssl", package: "openssl" };
 pub(crate) const BLOCKDEV: Tool = Tool { name: "blockdev", package: "util-linux" };
 pub(crate) const APT_GET: Tool = Tool { name: "apt-get", package: "apt" };
 pub(crate) const APT_CACHE: Tool = Tool { name: "apt-cache", package: "apt" };

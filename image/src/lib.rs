@@ -27,6 +27,7 @@ mod options;
 mod packages;
 mod qcow2;
 mod release;
+pub mod secure_boot;
 #[cfg(test)]
 mod testdir;
 mod tree;

@@ -27,6 +27,11 @@ enum Command {
     Show { file: PathBuf },
     /// Say whether a disk image is an Evenkeel image
     Verify { file: PathBuf },
+    /// Make keys for Secure Boot: PK, KEK and db to enrol into the firmware, db to sign with
+    SecureBootKeys {
+        /// The folder to make
+        dir: PathBuf,
+    },
     /// Write a disk image to a disk, and read it back
     Write(Write),
     /// Make the bundle of a release: a boot file, signed, for nodes to install
@@ -68,6 +73,9 @@ struct Build {
     /// raw or qcow2 [default: qcow2 for a FILE.qcow2, else raw]
     #[arg(long)]
     format: Option<Format>,
+    /// Sign loader, slot and rescue system with db.key of this folder; see secure-boot-keys
+    #[arg(long, value_name = "DIR")]
+    secure_boot: Option<PathBuf>,
     /// Also write FILE.vmlinuz and FILE.initramfs
     #[arg(long)]
     boot_files: bool,
@@ -129,6 +137,7 @@ impl Build {
             disk_size: self.disk_size,
             format: self.format.unwrap_or(named),
             boot_files: self.boot_files,
+            secure_boot: self.secure_boot,
             cache: self.cache.unwrap_or(defaults.cache),
             offline: self.offline,
             refresh: self.refresh,
@@ -211,6 +220,14 @@ fn main() -> ExitCode {
         Command::Show { file } => image::describe(&file).map(|d| print!("{d}")).map_err(|e| one_line(&e)),
         Command::Verify { file } => image::verify_ours(&file)
             .map(|()| println!("{} is an Evenkeel image", file.display()))
+            .map_err(|e| one_line(&e)),
+        Command::SecureBootKeys { dir } => image::secure_boot::make_keys(&dir)
+            .map(|()| {
+                println!(
+                    "{}: enrol PK.cer, KEK.cer and db.cer, keep the .key files away from devices",
+                    dir.display()
+                )
+            })
             .map_err(|e| one_line(&e)),
         Command::Write(options) => write(&options),
         Command::Release(options) => release(options).map_err(|e| one_line(&e)),

@@ -18,7 +18,7 @@ const SIZE_MAX: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// `package`, `stub`, `loader`, `program`, `root`, `overlay`, `file`, `tool`.
+    /// `package`, `stub`, `loader`, `certificate`, `program`, `root`, `overlay`, `file`, `tool`.
     pub kind: String,
     pub name: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -84,6 +84,7 @@ const BUILDER: &[&str] = &[
     include_str!("modules/modinfo.rs"),
     include_str!("modules/order.rs"),
     include_str!("qcow2.rs"),
+    include_str!("secure_boot.rs"),
     include_str!("tree.rs"),
     include_str!("uki.rs"),
     include_str!("../../Cargo.lock"),

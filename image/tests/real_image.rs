@@ -430,6 +430,31 @@ fn qcow2_holds_the_same_disk_and_is_the_same_every_time() {
 }
 
 #[test]
+fn with_keys_everything_the_firmware_starts_is_signed_and_builds_are_the_same() {
+    let bench = Bench::new();
+    let keys = bench.path("keys");
+    image::secure_boot::make_keys(&keys).unwrap();
+    let options = BuildOptions { secure_boot: Some(keys.clone()), ..bench.options("a.img") };
+    let first = build_quietly(&options);
+    let second = build_quietly(&BuildOptions { out: bench.path("b.img"), ..options });
+    assert_eq!(first.key, second.key);
+    assert!(same_bytes(&first.image, &second.image), "two builds differ");
+    assert_ne!(build_quietly(&bench.options("c.img")).key, first.key);
+    let table = describe(&first.image).unwrap().table;
+    for (partition, name) in
+        [("ESP", "EFI/BOOT/BOOTX64.EFI"), ("SLOT-A", "linux.efi"), ("RESCUE", "EFI/BOOT/BOOTX64.EFI")]
+    {
+        let start = table.partition(partition).unwrap().start;
+        let file = bench.path("file.efi");
+        let place = format!("{}@@{start}", first.image.display());
+        let copied =
+            Command::new("mcopy").args(["-n", "-o", "-i", &place, &format!("::/{name}")]).arg(&file).status();
+        assert!(copied.unwrap().success());
+        sound("sbverify", "sbsigntool", &["--cert", keys.join("db.crt").to_str().unwrap()], &file);
+    }
+}
+
+#[test]
 fn without_a_watchdog_the_loader_arms_none() {
     let bench = Bench::new();
     let none = BuildOptions { watchdog: image::Watchdog::None, boot_files: true, ..bench.options("a.img") };
