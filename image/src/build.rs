@@ -17,13 +17,14 @@ use crate::cpio::Cpio;
 use crate::deb::{self, Kernel};
 use crate::disk::{self, Contents};
 use crate::error::BuildError;
-use crate::host::{self, MCOPY, MKE2FS, MKFS_FAT, QEMU_IMG};
+use crate::host::{self, MCOPY, MKE2FS, MKFS_FAT};
 use crate::manifest::{Choices, Input, Manifest, Part};
 use crate::modules::{self, Catalogue, Module};
 use crate::options::{BuildOptions, Built, Flavour, Format, Progress, Source, Watchdog};
 use crate::packages::{Cache, Chosen};
+use crate::secure_boot::Signer;
 use crate::tree::{Tree, read_host};
-use crate::{PRODUCT, digest, uki};
+use crate::{PRODUCT, digest, qcow2, uki};
 
 /// Programs every image has. `init` is PID 1 and lives in the initramfs, the others in `/bin`.
 pub const PROGRAMS: [&str; 4] = ["init", "netd", "provisiond", "keel"];
@@ -53,7 +54,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let inputs = Inputs::read(options)?;
     let manifest = inputs.manifest(options);
     let paths = Paths::of(&options.out);
-    if let Some(built) = paths.unchanged(&manifest.key, options.boot_files) {
+    if let Some(built) = paths.unchanged(&manifest.key, options.format, options.boot_files) {
         return Ok(built);
     }
 
@@ -83,8 +84,13 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     let uki = boot_file(options, &inputs, &kernel, &cmdline(options, ""), &initramfs)?;
     let rescue = boot_file(options, &inputs, &kernel, &cmdline(options, RESCUE_FLAG), &rescue_initramfs)?;
 
+    let uki = inputs.signed("boot file", uki)?;
+    let rescue = inputs.signed("rescue system", rescue)?;
+    let loader = inputs.signed("loader", inputs.loader.clone())?;
+
     let total = |modules: &[Module]| modules.iter().map(|m| m.bytes.len() as u64).sum::<u64>();
     let mut manifest = manifest;
+    manifest.container = options.format.to_string();
     manifest.part = [
         ("kernel", kernel.vmlinuz.len() as u64),
         ("modules", total(&sets.early) + total(&sets.root) + total(&sets.devices)),
@@ -100,7 +106,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn Progress) -> Result<Buil
     progress.step("writing the disk");
     let table = disk::layout(uki.len() as u64, rescue.len() as u64, options.disk_size)?;
     let contents = Contents {
-        loader: &inputs.loader,
+        loader: &loader,
         uki: &uki,
         rescue: &rescue,
         state: &state,
@@ -171,6 +177,7 @@ struct Inputs {
     programs: Vec<(&'static str, Vec<u8>)>,
     stub: Vec<u8>,
     loader: Vec<u8>,
+    signer: Option<Signer>,
     base: Tree,
     overlays: Vec<(PathBuf, Tree)>,
     extra: Vec<(String, u16, Vec<u8>)>,
@@ -208,12 +215,21 @@ impl Inputs {
             programs,
             stub: read_packaged(&options.stub, "systemd-boot-efi")?,
             loader: read_packaged(&options.loader, "efibootguard")?,
+            signer: options.secure_boot.as_deref().map(Signer::open).transpose()?,
             base: tree(&options.root)?,
             overlays,
             extra,
             package: cache(options).choose(options.flavour)?,
             checker: cache(options).choose_package(CHECKER_PACKAGE)?,
         })
+    }
+
+    /// A file for the firmware as it goes onto the disk: signed, when there is a key.
+    fn signed(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, BuildError> {
+        match &self.signer {
+            Some(signer) => signer.sign(name, &bytes),
+            None => Ok(bytes),
+        }
     }
 
     fn program(&self, name: &str) -> &[u8] {
@@ -246,6 +262,9 @@ impl Inputs {
             ),
         ];
         inputs.extend(
+            self.signer.iter().map(|s| input("certificate", "db", "", digest::sha256(&s.certificate))),
+        );
+        inputs.extend(
             self.programs.iter().map(|(name, bytes)| input("program", name, "", digest::sha256(bytes))),
         );
         inputs.push(input("root", "root", "", self.base.digest()));
@@ -257,8 +276,7 @@ impl Inputs {
         for (path, mode, bytes) in &self.extra {
             inputs.push(input("file", path, &format!("{mode:04o}"), digest::sha256(bytes)));
         }
-        let container = (options.format == Format::Qcow2).then_some(QEMU_IMG);
-        for tool in [MKFS_FAT, MCOPY, MKE2FS].into_iter().chain(container) {
+        for tool in [MKFS_FAT, MCOPY, MKE2FS] {
             inputs.push(input("tool", tool.package, &tool.version(), String::new()));
         }
         let choices = Choices {
@@ -268,7 +286,6 @@ impl Inputs {
             cmdline: cmdline(options, ""),
             modules: options.modules.clone(),
             disk_size: options.disk_size,
-            format: options.format.to_string(),
         };
         Manifest::new(choices, inputs)
     }
@@ -425,9 +442,11 @@ fn boot_file(
 }
 
 fn to_qcow2(raw: &Path, out: &Path, target: &Path, need: u64) -> Result<PathBuf, BuildError> {
-    let mut command = QEMU_IMG.command();
-    command.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(out);
-    QEMU_IMG.run(&mut command, "convert the disk", target, need)?;
+    let from = fs::File::open(raw).map_err(|e| BuildError::read(raw, e))?;
+    let size = from.metadata().map_err(|e| BuildError::read(raw, e))?.len();
+    let written = fs::File::create(out)
+        .and_then(|file| qcow2::write(&from, size, &file).and_then(|()| file.sync_all()));
+    written.map_err(|e| BuildError::io("write", target, need, e))?;
     Ok(out.to_owned())
 }
 
@@ -489,8 +508,9 @@ impl Paths {
     }
 
     /// The image of an earlier build with this key, if nobody has written to it since.
-    fn unchanged(&self, key: &str, boot_files: bool) -> Option<Built> {
-        let manifest = Manifest::read(&self.manifest).filter(|m| m.key == key)?;
+    fn unchanged(&self, key: &str, format: Format, boot_files: bool) -> Option<Built> {
+        let manifest =
+            Manifest::read(&self.manifest).filter(|m| m.key == key && m.container == format.to_string())?;
         let changed = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
         let vouched = changed(&self.manifest)?;
         let mut files = vec![&self.image];
@@ -498,8 +518,8 @@ impl Paths {
             files.extend([&self.vmlinuz, &self.initramfs]);
         }
         let kept = files.iter().all(|file| changed(file).is_some_and(|time| time <= vouched));
-        let whole = manifest.choices.format != Format::Raw.to_string()
-            || fs::metadata(&self.image).ok()?.len() == manifest.choices.disk_size;
+        let whole =
+            format != Format::Raw || fs::metadata(&self.image).ok()?.len() == manifest.choices.disk_size;
         (kept && whole).then(|| self.built(&manifest, false, boot_files))
     }
 

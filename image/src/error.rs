@@ -91,6 +91,14 @@ pub enum BuildError {
     )]
     DiskTooSmall { need_mib: u64, disk_mib: u64 },
 
+    /// A key or certificate for Secure Boot that cannot be used.
+    #[error("{} cannot be used ({detail}): make keys with \"image secure-boot-keys DIR\"", path.display())]
+    BadKey { path: PathBuf, detail: String },
+
+    /// A file that cannot be signed.
+    #[error("cannot sign the {name}: {detail}")]
+    Unsignable { name: String, detail: String },
+
     /// The stub cannot take the sections.
     #[error("cannot make the boot file from {}: {detail}", stub.display())]
     Stub { stub: PathBuf, detail: String },

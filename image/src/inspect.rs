@@ -77,7 +77,7 @@ pub(crate) fn slot_file(path: &Path) -> Result<Option<Vec<u8>>, InspectError> {
     raw.fat_file(table.partition("SLOT-A").expect("an image of ours has every partition"), SLOT_FILE)
 }
 
-fn ours(path: &Path, raw: &Raw) -> Result<Table, InspectError> {
+pub(crate) fn ours(path: &Path, raw: &Raw) -> Result<Table, InspectError> {
     let not = |detail: String| InspectError::NotOurs { path: path.to_owned(), detail };
     let io = |source| InspectError::Io { path: path.to_owned(), source };
     let mut file = File::open(&raw.path).map_err(io)?;
@@ -96,13 +96,13 @@ fn ours(path: &Path, raw: &Raw) -> Result<Table, InspectError> {
 }
 
 /// The image as raw bytes: itself, or a copy of a qcow2 image that lives as long as this.
-struct Raw {
-    path: PathBuf,
+pub(crate) struct Raw {
+    pub(crate) path: PathBuf,
     temporary: Option<PathBuf>,
 }
 
 impl Raw {
-    fn open(path: &Path) -> Result<Self, InspectError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, InspectError> {
         let io = |source| InspectError::Io { path: path.to_owned(), source };
         let mut magic = [0u8; 4];
         let mut file = File::open(path).map_err(io)?;

@@ -7,6 +7,8 @@
 //!
 //! [`release`] signs a boot file for nodes that run: the bundle that they install.
 //!
+//! [`Target`] is a disk that an image is written to.
+//!
 //! Not here: writing slots of a running node.
 
 mod build;
@@ -23,11 +25,14 @@ mod manifest;
 mod modules;
 mod options;
 mod packages;
+mod qcow2;
 mod release;
+pub mod secure_boot;
 #[cfg(test)]
 mod testdir;
 mod tree;
 pub mod uki;
+mod write;
 
 pub use build::{PROGRAMS, build};
 pub use disk::PARTITIONS;
@@ -39,6 +44,7 @@ pub use options::{
 };
 pub use packages::{Cache, Chosen};
 pub use release::{Bundle, ReleaseError, ReleaseOptions, release};
+pub use write::{Target, WriteError, Written};
 
 /// Name of the product in files.
 const PRODUCT: &str = "evenkeel";

@@ -1,10 +1,14 @@
-//! `image`: builds images and describes them, makes releases.
+//! `image`: builds images, describes them and writes them to disks, makes releases.
 
+use std::io::{BufRead as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use image::{BuildError, BuildOptions, Built, Flavour, Format, ReleaseError, ReleaseOptions, Watchdog};
+use image::{
+    BuildError, BuildOptions, Built, Flavour, Format, ReleaseError, ReleaseOptions, Target, Watchdog,
+    WriteError,
+};
 use proto::text::one_line;
 use provisiond_core::version::Version;
 
@@ -23,6 +27,13 @@ enum Command {
     Show { file: PathBuf },
     /// Say whether a disk image is an Evenkeel image
     Verify { file: PathBuf },
+    /// Make keys for Secure Boot: PK, KEK and db to enrol into the firmware, db to sign with
+    SecureBootKeys {
+        /// The folder to make
+        dir: PathBuf,
+    },
+    /// Write a disk image to a disk, and read it back
+    Write(Write),
     /// Make the bundle of a release: a boot file, signed, for nodes to install
     Release(Release),
 }
@@ -59,9 +70,12 @@ struct Build {
     /// Size of the disk, e.g. 1G, 512M
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     disk_size: u64,
-    /// raw or qcow2
-    #[arg(long, default_value = "raw")]
-    format: Format,
+    /// raw or qcow2 [default: qcow2 for a FILE.qcow2, else raw]
+    #[arg(long)]
+    format: Option<Format>,
+    /// Sign loader, slot and rescue system with db.key of this folder; see secure-boot-keys
+    #[arg(long, value_name = "DIR")]
+    secure_boot: Option<PathBuf>,
     /// Also write FILE.vmlinuz and FILE.initramfs
     #[arg(long)]
     boot_files: bool,
@@ -74,6 +88,16 @@ struct Build {
     /// Ask apt for the current kernel although the cache has one
     #[arg(long)]
     refresh: bool,
+}
+
+#[derive(Args)]
+struct Write {
+    image: PathBuf,
+    /// A whole disk like /dev/sdb, or a file of a disk's size
+    disk: PathBuf,
+    /// Do not ask for the disk's name
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -99,6 +123,8 @@ struct Release {
 
 impl Build {
     fn options(self) -> BuildOptions {
+        let named =
+            if self.out.extension().is_some_and(|e| e == "qcow2") { Format::Qcow2 } else { Format::Raw };
         let defaults = BuildOptions::new(self.programs, self.out);
         BuildOptions {
             flavour: self.flavour,
@@ -109,8 +135,9 @@ impl Build {
             modules: self.module,
             extra_cmdline: self.cmdline,
             disk_size: self.disk_size,
-            format: self.format,
+            format: self.format.unwrap_or(named),
             boot_files: self.boot_files,
+            secure_boot: self.secure_boot,
             cache: self.cache.unwrap_or(defaults.cache),
             offline: self.offline,
             refresh: self.refresh,
@@ -161,6 +188,32 @@ fn release(release: Release) -> Result<(), ReleaseError> {
     Ok(())
 }
 
+fn write(write: &Write) -> Result<(), String> {
+    let say = |e: WriteError| one_line(&e);
+    let target = Target::open(&write.disk).map_err(say)?;
+    if !write.yes {
+        eprintln!("image: everything on {target} will be lost");
+        eprint!("image: type its name to go on: ");
+        let mut typed = String::new();
+        // Longer than any name: whatever is piped in.
+        let _ = std::io::stdin().lock().take(4096).read_line(&mut typed);
+        if !target.is_named(&typed) {
+            return Err(format!("{} is unchanged: that was not its name", write.disk.display()));
+        }
+    }
+    let mut progress = |what: &str| eprintln!("image: {what}");
+    let written = target.write(&write.image, &mut progress).map_err(say)?;
+    println!("{}", write.disk.display());
+    println!("  disk       {:>14} bytes", written.disk);
+    println!("  STATE      {:>14} bytes", written.state);
+    println!("  written    {:>14} bytes, the rest of the image is zeros", written.data);
+    match written.direct {
+        true => println!("  read back: the same"),
+        false => println!("  read back: the same, but perhaps from memory: the disk cannot be read past it"),
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Build(options) => build(*options).map_err(|e| one_line(&e)),
@@ -168,6 +221,15 @@ fn main() -> ExitCode {
         Command::Verify { file } => image::verify_ours(&file)
             .map(|()| println!("{} is an Evenkeel image", file.display()))
             .map_err(|e| one_line(&e)),
+        Command::SecureBootKeys { dir } => image::secure_boot::make_keys(&dir)
+            .map(|()| {
+                println!(
+                    "{}: enrol PK.cer, KEK.cer and db.cer, keep the .key files away from devices",
+                    dir.display()
+                )
+            })
+            .map_err(|e| one_line(&e)),
+        Command::Write(options) => write(&options),
         Command::Release(options) => release(options).map_err(|e| one_line(&e)),
     };
     match done {

@@ -18,7 +18,7 @@ const SIZE_MAX: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// `package`, `stub`, `loader`, `program`, `root`, `overlay`, `file`, `tool`.
+    /// `package`, `stub`, `loader`, `certificate`, `program`, `root`, `overlay`, `file`, `tool`.
     pub kind: String,
     pub name: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -46,7 +46,6 @@ pub struct Choices {
     pub cmdline: String,
     pub modules: Vec<String>,
     pub disk_size: u64,
-    pub format: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +54,11 @@ pub struct Manifest {
     pub format: u32,
     pub product: String,
     pub version: String,
-    /// Digest over everything below except the parts, and over the builder itself.
+    /// Digest over everything below except the container and the parts, and over the builder itself.
     pub key: String,
+    /// `raw` or `qcow2`; not in the image's own copy, because the disk inside is the same.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub container: String,
     pub choices: Choices,
     pub input: Vec<Input>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -81,6 +83,8 @@ const BUILDER: &[&str] = &[
     include_str!("modules/mod.rs"),
     include_str!("modules/modinfo.rs"),
     include_str!("modules/order.rs"),
+    include_str!("qcow2.rs"),
+    include_str!("secure_boot.rs"),
     include_str!("tree.rs"),
     include_str!("uki.rs"),
     include_str!("../../Cargo.lock"),
@@ -93,6 +97,7 @@ impl Manifest {
             product: crate::PRODUCT.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             key: String::new(),
+            container: String::new(),
             choices,
             input,
             part: Vec::new(),
@@ -128,7 +133,6 @@ mod tests {
             cmdline: "quiet".into(),
             modules: vec![],
             disk_size: 1 << 30,
-            format: "raw".into(),
         }
     }
 
@@ -160,7 +164,7 @@ mod tests {
     /// A source file that shapes images must be in [`BUILDER`].
     #[test]
     fn the_builders_sources_are_all_counted() {
-        // These describe, report, fetch or sign; what they hand over is an input of its own.
+        // These describe, report, fetch, sign or copy; what they hand over is an input of its own.
         let others = [
             "error.rs",
             "inspect.rs",
@@ -170,6 +174,7 @@ mod tests {
             "packages.rs",
             "release.rs",
             "testdir.rs",
+            "write.rs",
         ];
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         for dir in [src.clone(), src.join("modules")] {

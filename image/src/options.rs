@@ -156,6 +156,8 @@ pub struct BuildOptions {
     pub format: Format,
     /// Also write `<out>.vmlinuz` and `<out>.initramfs`, for starting the kernel without firmware.
     pub boot_files: bool,
+    /// Folder with the keys that sign loader, slot and rescue system for Secure Boot.
+    pub secure_boot: Option<PathBuf>,
     /// systemd's EFI stub.
     pub stub: PathBuf,
     /// EFI Boot Guard.
@@ -182,6 +184,7 @@ impl BuildOptions {
             disk_size: 1 << 30,
             format: Format::default(),
             boot_files: false,
+            secure_boot: None,
             stub: PathBuf::from("/usr/lib/systemd/boot/efi/linuxx64.efi.stub"),
             loader: PathBuf::from("/usr/lib/x86_64-linux-gnu/efibootguard/efibootguardx64.efi"),
         }

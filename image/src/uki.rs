@@ -4,7 +4,7 @@
 //! stub (PE32+)                       boot file
 //! ┌───────────────┐                  ┌───────────────┐
 //! │ headers       │                  │ headers       │ + one section header each, sizes and checksum anew
-//! │ .text … .sbat │                  │ .text … .sbat │ unchanged
+//! │ .text … .sbat │                  │ .text … .sbat │ unchanged, without the debuggers' symbols behind them
 //! └───────────────┘                  │ .osrel        │ who made it
 //!                                    │ .cmdline      │ kernel command line
 //!                                    │ .uname        │ kernel release
@@ -25,6 +25,8 @@ pub struct Section {
     pub size: u32,
     /// Offset of the bytes in the file.
     pub offset: u32,
+    /// Bytes that the file has of it.
+    pub stored: u32,
 }
 
 /// Pages of the firmware: what the new sections are aligned to in memory.
@@ -90,7 +92,13 @@ fn layout(pe: &[u8]) -> Result<Layout, String> {
         let header = pe.get(at..at + SECTION_HEADER).ok_or_else(cut)?;
         let name = header[..8].iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
         let field = |offset| u32_at(header, offset).ok_or_else(cut);
-        sections.push(Section { name, size: field(8)?, address: field(12)?, offset: field(20)? });
+        sections.push(Section {
+            name,
+            size: field(8)?,
+            address: field(12)?,
+            stored: field(16)?,
+            offset: field(20)?,
+        });
     }
     Ok(Layout { coff, optional, table, sections })
 }
@@ -126,7 +134,13 @@ pub fn assemble(stub: &[u8], parts: &[(&str, &[u8])]) -> Result<Vec<u8>, String>
         return Err(format!("its header has no room for {} more sections", parts.len()));
     }
 
-    let mut out = stub.to_vec();
+    // Behind its sections the stub has symbols for debuggers. They would lie between sections then, where a signature has
+    // no rule for them.
+    let ends = layout.sections.iter().filter(|s| s.stored != 0);
+    let end = ends.map(|s| s.offset.saturating_add(s.stored) as usize).max().unwrap_or(room);
+    let mut out = stub.get(..end).ok_or("it is cut short")?.to_vec();
+    put_u32(&mut out, layout.coff + 8, 0);
+    put_u32(&mut out, layout.coff + 12, 0);
     let mut address = layout.sections.iter().map(|s| s.address.saturating_add(s.size)).max().unwrap_or(0);
     let mut initialized = field(SIZE_OF_INITIALIZED_DATA)?;
     for (i, (name, bytes)) in parts.iter().enumerate() {
@@ -165,6 +179,59 @@ pub fn assemble(stub: &[u8], parts: &[(&str, &[u8])]) -> Result<Vec<u8>, String>
     let sum = checksum(&out);
     put_u32(&mut out, optional + CHECKSUM, sum);
     Ok(out)
+}
+
+/// Offset of the directory of certificates: the fifth of the optional header's directories.
+const DIRECTORIES: usize = 108;
+const CERTIFICATES: usize = DIRECTORIES + 4 + 4 * 8;
+
+/// What a signature is made over: SHA-256 of a file without signature, its length a multiple of 8, less the checksum and the
+/// entry of the certificates.
+pub(crate) fn digest(pe: &[u8]) -> Result<[u8; 32], String> {
+    use sha2::Digest as _;
+    let layout = layout(pe)?;
+    let (checksum, entry) = (layout.optional + CHECKSUM, layout.optional + CERTIFICATES);
+    let cut = || "it is cut short".to_owned();
+    if u32_at(pe, layout.optional + DIRECTORIES).ok_or_else(cut)? < 5 {
+        return Err("its header has no place for certificates".into());
+    }
+    if u32_at(pe, entry).ok_or_else(cut)? != 0 || u32_at(pe, entry + 4).ok_or_else(cut)? != 0 {
+        return Err("it is signed already".into());
+    }
+    // Firmware takes headers and sections one by one, then as many bytes from the end as are left: all of the file, when
+    // there are no gaps.
+    let headers = u32_at(pe, layout.optional + SIZE_OF_HEADERS).ok_or_else(cut)? as usize;
+    let mut places: Vec<(usize, usize)> = layout
+        .sections
+        .iter()
+        .map(|s| (s.offset as usize, s.stored as usize))
+        .filter(|(_, n)| *n != 0)
+        .collect();
+    places.sort_unstable();
+    let end =
+        places.into_iter().try_fold(headers, |end, (offset, size)| (offset == end).then_some(end + size));
+    if entry + 8 > headers || end.is_none_or(|end| end > pe.len()) {
+        return Err("its sections do not follow each other".into());
+    }
+    let mut hash = sha2::Sha256::new();
+    for part in [&pe[..checksum], &pe[checksum + 4..entry], &pe[entry + 8..]] {
+        hash.update(part);
+    }
+    Ok(hash.finalize().into())
+}
+
+/// Appends a WIN_CERTIFICATE to a file that [`digest`] was made of.
+pub(crate) fn append_certificate(pe: &mut Vec<u8>, certificate: &[u8]) -> Result<(), String> {
+    let optional = layout(pe)?.optional;
+    let place = u32::try_from(pe.len()).map_err(|_| "it is larger than 4 GiB")?;
+    let length = u32::try_from(certificate.len()).map_err(|_| "the certificate is too large")?;
+    put_u32(pe, optional + CERTIFICATES, place);
+    put_u32(pe, optional + CERTIFICATES + 4, length);
+    pe.extend_from_slice(certificate);
+    put_u32(pe, optional + CHECKSUM, 0);
+    let sum = checksum(pe);
+    put_u32(pe, optional + CHECKSUM, sum);
+    Ok(())
 }
 
 /// The PE checksum of a file whose checksum field is zero: 16-bit words added with carry, plus the length.

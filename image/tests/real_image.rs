@@ -297,14 +297,161 @@ fn the_boot_file_carries_root_modules_overlays_and_extra_files() {
     assert!(uki::sections(&vmlinuz).is_ok(), "the kernel is an EFI program itself");
 }
 
+/// Runs `image write` with a line on standard input.
+fn run_write(image: &Path, disk: &Path, more: &[&str], line: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_image"))
+        .arg("write")
+        .args([image, disk])
+        .args(more)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may have refused the disk already, without reading.
+    let _ = child.stdin.take().unwrap().write_all(line.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// A file of a disk's size with the remains of other things everywhere.
+fn used_disk(path: &Path, size: u64) {
+    let mut file = File::create(path).unwrap();
+    let piece: Vec<u8> = (0..1 << 20).map(|i| (i % 251) as u8 | 1).collect();
+    let mut left = size;
+    while left > 0 {
+        let n = left.min(piece.len() as u64);
+        file.write_all(&piece[..n as usize]).unwrap();
+        left -= n;
+    }
+}
+
 #[test]
-fn qcow2_holds_the_same_image() {
+fn a_disk_gets_the_image_and_state_reaches_to_its_end() {
     let bench = Bench::new();
-    let built = build_quietly(&BuildOptions { format: image::Format::Qcow2, ..bench.options("a.qcow2") });
-    assert!(fs::metadata(&built.image).unwrap().len() < 128 << 20);
-    image::verify_ours(&built.image).unwrap();
-    assert_eq!(describe(&built.image).unwrap().boot_files.len(), 2);
-    assert!(!build_quietly(&BuildOptions { format: image::Format::Qcow2, ..bench.options("a.qcow2") }).fresh);
+    const MIB: u64 = 1 << 20;
+    let built = build_quietly(&BuildOptions { disk_size: 384 * MIB, ..bench.options("a.img") });
+    let from = describe(&built.image).unwrap();
+    let disk = bench.path("disk");
+    // As large as the image; larger, with an odd end as disks have.
+    for (image, size) in [(&built.image, 384 * MIB), (&built.image, 500 * MIB + 7 * 512)] {
+        used_disk(&disk, size);
+        let output = run_write(image, &disk, &[], "disk\n");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("read back: the same"), "{said}");
+        assert_eq!(fs::metadata(&disk).unwrap().len(), size);
+        let words = sound("/usr/sbin/sgdisk", "gdisk", &["-v"], &disk);
+        assert!(words.contains("No problems found") && !words.contains("Warning"), "{words}");
+
+        let written = describe(&disk).unwrap();
+        assert_eq!(written.table.size, size);
+        assert_eq!(written.boot_files.len(), 2);
+        let (last, others) = written.table.partitions.split_last().unwrap();
+        let (from_last, from_others) = from.table.partitions.split_last().unwrap();
+        assert_eq!(others, from_others, "only STATE changes");
+        assert_eq!((last.start, &last.id), (from_last.start, &from_last.id));
+        // The last MiB is the table's; before it STATE ends on a boundary.
+        assert_eq!(last.start + last.size, (size - MIB) / MIB * MIB);
+        for (there, here) in written.table.partitions.iter().zip(&from.table.partitions) {
+            let (a, b) = (bench.path("there"), bench.path("here"));
+            let size = here.size;
+            image::extract(&disk, &image::gpt::Partition { size, ..there.clone() }, &a).unwrap();
+            image::extract(&built.image, here, &b).unwrap();
+            assert!(same_bytes(&a, &b), "{} has remains of what was there", here.name);
+        }
+        let state = bench.path("state");
+        image::extract(&disk, last, &state).unwrap();
+        sound("/usr/sbin/e2fsck", "e2fsprogs", &["-f", "-n"], &state);
+        // What init does with the mounted file system.
+        sound("/usr/sbin/resize2fs", "e2fsprogs", &[], &state);
+        sound("/usr/sbin/e2fsck", "e2fsprogs", &["-f", "-n"], &state);
+    }
+}
+
+#[test]
+fn a_disk_that_is_too_small_or_not_meant_stays_as_it_is() {
+    let bench = Bench::new();
+    const MIB: u64 = 1 << 20;
+    let built = build_quietly(&BuildOptions { disk_size: 384 * MIB, ..bench.options("a.img") });
+    let (disk, before) = (bench.path("disk"), bench.path("before"));
+    used_disk(&disk, 384 * MIB - 512);
+    fs::copy(&disk, &before).unwrap();
+    let said = complaint(&run_write(&built.image, &disk, &["--yes"], ""));
+    assert!(
+        said.contains(
+            "has 402652672 bytes (402.6 MB), the image needs 402653184 (402.6 MB): take a larger disk"
+        ),
+        "{said}"
+    );
+    for line in ["", "y\n", "yes\n", "/dev/disk\n"] {
+        let output = run_write(&built.image, &disk, &[], line);
+        assert!(complaint(&output).ends_with("is unchanged: that was not its name"), "{line:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("/disk (402.6 MB) will be lost"), "{said}");
+    }
+    let said = complaint(&run_write(&built.manifest, &disk, &["--yes"], ""));
+    assert!(said.contains("is not an Evenkeel image"), "{said}");
+    assert!(same_bytes(&disk, &before), "refused, yet written to");
+    let said = complaint(&run_write(&built.image, &built.image, &["--yes"], ""));
+    assert!(said.ends_with("is the image itself: give the disk to write it to"), "{said}");
+    assert!(!build_quietly(&BuildOptions { disk_size: 384 * MIB, ..bench.options("a.img") }).fresh);
+    let none = bench.path("none");
+    complaint(&run_write(&built.image, &none, &["--yes"], ""));
+    assert!(!none.exists(), "a mistyped name makes no file");
+}
+
+#[test]
+fn qcow2_holds_the_same_disk_and_is_the_same_every_time() {
+    let bench = Bench::new();
+    fill_cache();
+    let raw = build_quietly(&bench.options("a.img"));
+    // The name chooses the container.
+    let [one, two] = ["a.qcow2", "b.qcow2"].map(|name| {
+        let out = bench.path(name);
+        let output = run_build(&bench, |_| (), &["--offline", "--out", out.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        out
+    });
+    assert!(same_bytes(&one, &two), "two builds differ");
+    assert!(fs::metadata(&one).unwrap().len() < 128 << 20);
+    let said = sound("qemu-img", "qemu-utils", &["check", "-f", "qcow2"], &one);
+    assert!(said.contains("No errors were found"), "{said}");
+    let raw_path = raw.image.to_str().unwrap();
+    sound("qemu-img", "qemu-utils", &["compare", "-f", "raw", "-F", "qcow2", raw_path], &one);
+    image::verify_ours(&one).unwrap();
+    assert_eq!(describe(&one).unwrap().boot_files.len(), 2);
+
+    let options = BuildOptions { format: image::Format::Qcow2, ..bench.options("a.qcow2") };
+    let again = build_quietly(&options);
+    assert!(!again.fresh);
+    assert_eq!(again.key, raw.key, "the container is not the disk");
+    let other = build_quietly(&BuildOptions { format: image::Format::Raw, ..options });
+    assert!(other.fresh, "another container under the same name is made");
+}
+
+#[test]
+fn with_keys_everything_the_firmware_starts_is_signed_and_builds_are_the_same() {
+    let bench = Bench::new();
+    let keys = bench.path("keys");
+    image::secure_boot::make_keys(&keys).unwrap();
+    let options = BuildOptions { secure_boot: Some(keys.clone()), ..bench.options("a.img") };
+    let first = build_quietly(&options);
+    let second = build_quietly(&BuildOptions { out: bench.path("b.img"), ..options });
+    assert_eq!(first.key, second.key);
+    assert!(same_bytes(&first.image, &second.image), "two builds differ");
+    assert_ne!(build_quietly(&bench.options("c.img")).key, first.key);
+    let table = describe(&first.image).unwrap().table;
+    for (partition, name) in
+        [("ESP", "EFI/BOOT/BOOTX64.EFI"), ("SLOT-A", "linux.efi"), ("RESCUE", "EFI/BOOT/BOOTX64.EFI")]
+    {
+        let start = table.partition(partition).unwrap().start;
+        let file = bench.path("file.efi");
+        let place = format!("{}@@{start}", first.image.display());
+        let copied =
+            Command::new("mcopy").args(["-n", "-o", "-i", &place, &format!("::/{name}")]).arg(&file).status();
+        assert!(copied.unwrap().success());
+        sound("sbverify", "sbsigntool", &["--cert", keys.join("db.crt").to_str().unwrap()], &file);
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The firmware every node starts with; its variables are a copy per node.
 pub const FIRMWARE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// The same with Secure Boot; it wants its variables out of the system's reach.
+pub const FIRMWARE_CODE_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// What the copies are made of.
 pub const FIRMWARE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// The device ids of the virtio ports, as QEMU's events call them.
@@ -60,6 +62,8 @@ pub struct MachineSpec {
     pub free_slot: bool,
     /// Whether QEMU goes on after a reset; otherwise it ends.
     pub resets_in_place: bool,
+    /// Whether its firmware asks for signatures.
+    pub secure_boot: bool,
 }
 
 /// Descriptor numbers of the machine's ends of its sockets.
@@ -87,7 +91,14 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     }
     line.0.push("-S".into());
     line.add("-display", "none");
-    line.add("-machine", "pc-q35-7.2,smm=off");
+    let firmware = if spec.secure_boot {
+        line.add("-machine", "pc-q35-7.2,smm=on");
+        line.add("-global", "driver=cfi.pflash01,property=secure,value=on");
+        FIRMWARE_CODE_SECURE
+    } else {
+        line.add("-machine", "pc-q35-7.2,smm=off");
+        FIRMWARE_CODE
+    };
     match spec.accel {
         Accel::Kvm => {
             line.add("-accel", "kvm");
@@ -136,7 +147,7 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
         line.add_path("-smbios", "type=11,path=", file, "");
     }
 
-    line.add_path("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=", Path::new(FIRMWARE_CODE), "");
+    line.add_path("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=", Path::new(firmware), "");
     line.add_path("-drive", "if=pflash,unit=1,format=qcow2,file=", &spec.vars, "");
     line.add_path("-drive", "if=none,id=d0,format=qcow2,cache=unsafe,file=", &spec.disk, "");
     line.add("-device", "virtio-blk-pci,drive=d0,addr=0x05,serial=disk0");
@@ -217,6 +228,7 @@ mod tests {
             second_serial: false,
             free_slot: false,
             resets_in_place: false,
+            secure_boot: false,
         }
     }
 
@@ -262,6 +274,9 @@ mod tests {
         assert_eq!(free, usual.replace("-device virtio-rng-pci", &format!("{port}-device virtio-rng-pci")));
         let in_place = text(&MachineSpec { resets_in_place: true, ..spec() });
         assert_eq!(in_place, usual.replace("-no-reboot ", ""));
+        let secure = text(&MachineSpec { secure_boot: true, ..spec() });
+        let kept = "smm=on -global driver=cfi.pflash01,property=secure,value=on ";
+        assert_eq!(secure, usual.replace("smm=off ", kept).replace(FIRMWARE_CODE, FIRMWARE_CODE_SECURE));
         let second = text(&MachineSpec { second_serial: true, ..spec() });
         let first = "-serial chardev:console ";
         let both = format!("{first}-chardev socket,id=second,fd=14 -serial chardev:second ");

@@ -96,11 +96,7 @@ impl Disk {
     /// are changed already.
     pub fn change_environments(&self, change: impl Fn(&mut Environment)) -> Result<(), LabError> {
         for name in ["ENV-A", "ENV-B"] {
-            let partition = self.partition(name)?;
-            let bytes = self.read(partition.start, partition.size)?;
-            let damaged =
-                || LabError::Refused(format!("{}: no environment in {name}", self.path().display()));
-            let (at, mut environment) = find_environment(&bytes).ok_or_else(damaged)?;
+            let (place, mut environment) = self.placed_environment(name)?;
             change(&mut environment);
             if environment.arguments.encode_utf16().count() > ARGUMENTS_MAX {
                 return Err(LabError::Refused(format!(
@@ -108,9 +104,25 @@ impl Disk {
                     environment.arguments
                 )));
             }
-            self.write(partition.start + at as u64, &environment.encode())?;
+            self.write(place, &environment.encode())?;
         }
         Ok(())
+    }
+
+    /// What the loader's environment in the partition of this name says.
+    ///
+    /// # Errors
+    /// It is not readable.
+    pub fn environment(&self, name: &str) -> Result<Environment, LabError> {
+        self.placed_environment(name).map(|(_, environment)| environment)
+    }
+
+    fn placed_environment(&self, name: &str) -> Result<(u64, Environment), LabError> {
+        let partition = self.partition(name)?;
+        let bytes = self.read(partition.start, partition.size)?;
+        let damaged = || LabError::Refused(format!("{}: no environment in {name}", self.path().display()));
+        let (at, environment) = find_environment(&bytes).ok_or_else(damaged)?;
+        Ok((partition.start + at as u64, environment))
     }
 
     fn path(&self) -> PathBuf {

@@ -7,9 +7,11 @@ use crate::cluster::NodePlan;
 use crate::command;
 use crate::dir::LabDir;
 use crate::disk::Disk;
+use crate::enrol;
 use crate::error::LabError;
 use crate::keys::{LabKeys, seed_of};
 use crate::lab::LabSpec;
+use crate::prepare;
 use crate::variant::{Variant, Watchdog};
 use crate::wires::sockets;
 use sha2::{Digest, Sha256};
@@ -98,11 +100,16 @@ impl Files<'_> {
                 return Err(outcome.failure("qemu-img create"));
             }
         }
+        let variant = self.spec.variants.get(&node.name).cloned().unwrap_or_default();
         if !vars.exists() {
             let template = self.dir.path().join("vars.qcow2");
-            std::fs::copy(&template, &vars).map_err(LabError::io(format!("copy {}", template.display())))?;
+            if variant.secure_boot {
+                enrolled_variables(&dir, &vars)?;
+            } else {
+                std::fs::copy(&template, &vars)
+                    .map_err(LabError::io(format!("copy {}", template.display())))?;
+            }
         }
-        let variant = self.spec.variants.get(&node.name).cloned().unwrap_or_default();
         self.environments(&dir, &disk, &variant)?;
         let nics = node.ports.iter().map(|port| {
             let (machine_end, switch_end) = sockets(self.dir.path(), &node.name, &port.id.port.0);
@@ -120,6 +127,7 @@ impl Files<'_> {
             second_serial: variant.second_serial,
             free_slot: variant.free_slot,
             resets_in_place: variant.resets_in_place,
+            secure_boot: variant.secure_boot,
         })
     }
 
@@ -151,6 +159,20 @@ impl Files<'_> {
         })?;
         std::fs::write(&note, wanted).map_err(LabError::io(format!("write {}", note.display())))
     }
+}
+
+/// Firmware variables with the lab's keys for Secure Boot.
+fn enrolled_variables(dir: &Path, vars: &Path) -> Result<(), LabError> {
+    let factory = std::fs::read(FIRMWARE_VARS).map_err(LabError::io(format!("read {FIRMWARE_VARS}")))?;
+    let enrolled = enrol::enrolled(&factory, &prepare::secure_boot_keys())
+        .map_err(|detail| LabError::Refused(format!("cannot enrol keys into {FIRMWARE_VARS}: {detail}")))?;
+    let raw = dir.join("vars.fd");
+    std::fs::write(&raw, enrolled).map_err(LabError::io(format!("write {}", raw.display())))?;
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, vars].map(|p| p as &Path));
+    let outcome = command::run(&mut convert, TOOL_LIMIT);
+    let _ = std::fs::remove_file(&raw);
+    if outcome.ok() { Ok(()) } else { Err(outcome.failure("qemu-img convert")) }
 }
 
 /// The same node of the same lab is the same machine every time.

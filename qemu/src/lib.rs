@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`packages`], [`programs`], [`prepare`] | what has to be there before a node can boot |
 //! | [`cluster`], [`keys`], [`dir`], `files` | the lab's wiring, its nodes' keys, its directory, what lies in it |
-//! | [`variant`], [`disk`] | how a machine differs from the usual one; a node's disk while it is off |
+//! | [`variant`], [`disk`], `enrol` | how a machine differs from the usual one; a node's disk while it is off; Secure Boot keys |
 //! | [`arguments`], [`accel`], [`qmp`], [`machine`] | one QEMU process: command line, accelerator, control, life |
 //! | [`serial`], [`agent`], [`events`] | what a node says and what one can ask it |
 //! | [`net`], [`wires`] | switch, faults, capture, probing host, TCP; the same by the cluster file's names |
@@ -26,6 +26,7 @@ pub mod command;
 pub mod control;
 pub mod dir;
 pub mod disk;
+mod enrol;
 pub mod error;
 pub mod events;
 mod files;

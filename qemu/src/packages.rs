@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// What image builds and machines are made with.
-pub const NEEDED: [&str; 9] = [
+pub const NEEDED: [&str; 11] = [
     "qemu-system-x86",
     "qemu-utils",
     "ovmf",
@@ -25,6 +25,8 @@ pub const NEEDED: [&str; 9] = [
     "dosfstools",
     "gdisk",
     "e2fsprogs",
+    "openssl",
+    "sbsigntool", // tests hold our signatures against its idea of them
 ];
 
 /// What the image is made of: not installed, but downloaded, so that apt has to know it. A host that lacks programs has

@@ -25,6 +25,11 @@ pub fn build_dir() -> PathBuf {
     programs::workspace().join("target/lab")
 }
 
+/// Keys with which the lab signs its images and which machines with Secure Boot trust. The lab's alone: no device gets one.
+pub fn secure_boot_keys() -> PathBuf {
+    build_dir().join("secure-boot")
+}
+
 /// All steps. With `offline` nothing is fetched: packages are only looked for, crates and kernel come from caches.
 pub fn prepare(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, LabError> {
     packages::ensure(&mut ThisHost, offline, progress)?;
@@ -40,10 +45,10 @@ pub fn build(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, Lab
     progress.begin("image");
     let dir = build_dir();
     std::fs::create_dir_all(&dir).map_err(LabError::io(format!("create {}", dir.display())))?;
+    make_keys(&secure_boot_keys()).map_err(refused)?;
     let options = image_options(&programs, &dir, offline);
     let cache = options.cache.clone();
-    let built = image::build(&options, &mut |step: &str| progress.detail(step))
-        .map_err(|error| LabError::Refused(format!("image: {}", proto::text::one_line(&error))))?;
+    let built = image::build(&options, &mut |step: &str| progress.detail(step)).map_err(refused)?;
     let base = keep_by_content(&built.image, &built.key)?;
     progress.end(if built.fresh { "built" } else { "unchanged" });
 
@@ -52,6 +57,24 @@ pub fn build(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, Lab
     let (accel, why) = accel::choose(kernel, &cache)?;
     progress.end(&format!("{accel:?}: {why}"));
     Ok(Prepared { base, accel })
+}
+
+fn refused(error: image::BuildError) -> LabError {
+    LabError::Refused(format!("image: {}", proto::text::one_line(&error)))
+}
+
+/// Makes the keys once; two labs may want them at the same time.
+fn make_keys(dir: &Path) -> Result<(), image::BuildError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let new = dir.with_extension(std::process::id().to_string());
+    let _ = std::fs::remove_dir_all(&new); // of a lab with that process id that was killed
+    image::secure_boot::make_keys(&new)?;
+    if std::fs::rename(&new, dir).is_err() {
+        let _ = std::fs::remove_dir_all(&new); // the other one's are there
+    }
+    Ok(())
 }
 
 fn image_options(programs: &Path, dir: &Path, offline: bool) -> BuildOptions {
@@ -64,6 +87,7 @@ fn image_options(programs: &Path, dir: &Path, offline: bool) -> BuildOptions {
     };
     options.extra_files = vec![program("demo-web"), program("lab-fault")];
     options.watchdog_timeout = WATCHDOG_S;
+    options.secure_boot = Some(secure_boot_keys());
     options.offline = offline;
     options.boot_files = true; // the accelerator's probe starts the kernel without firmware
     options

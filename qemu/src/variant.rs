@@ -3,6 +3,7 @@
 //! | part | where it takes effect |
 //! |---|---|
 //! | watchdog, second serial line, free slot, resets in place | QEMU's command line ([`crate::arguments`]) |
+//! | Secure Boot | firmware on the command line, the lab's keys in its variables ([`crate::enrol`]) |
 //! | kernel words; no watchdog for the loader either | the loader's environments on the node's disk ([`crate::disk`]) |
 //!
 //! The boot file's own command line is sealed into it. The loader passes its environment's instead when there is one,
@@ -38,6 +39,8 @@ pub struct Variant {
     /// A reset leaves QEMU's process alone, so that devices keep what real ones keep over a reset: the watchdog knows
     /// that it was the one. Usually each run has a process of its own.
     pub resets_in_place: bool,
+    /// Firmware that starts only what the lab's keys signed. Kernel words are of no use then: the boot file's own count.
+    pub secure_boot: bool,
 }
 
 impl Variant {

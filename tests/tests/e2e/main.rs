@@ -15,6 +15,7 @@
 
 mod boot;
 mod init;
+mod secure;
 mod stage;
 mod vips;
 mod world;
@@ -50,7 +51,7 @@ const fn scenario(name: &'static str, on: On) -> Scenario {
     Scenario { name, on }
 }
 
-const SCENARIOS: [Scenario; 25] = [
+const SCENARIOS: [Scenario; 26] = [
     scenario("v16_every_vip_is_served_after_power_on", On::Cluster(vips::served_after_power_on)),
     scenario("v01_port_pulled", On::Cluster(vips::port_pulled)),
     scenario("v02_all_ports_of_a_node_pulled", On::Cluster(vips::all_ports_of_a_node_pulled)),
@@ -62,6 +63,7 @@ const SCENARIOS: [Scenario; 25] = [
     scenario("b03_power_cuts_in_the_first_boot", On::NewNode(Variant::default, boot::cut_and_boot)),
     scenario("b04_damaged_state_ends_in_rescue", On::NewNode(Variant::default, boot::damage_and_boot)),
     scenario("b19_damaged_initramfs_is_noticed", On::NewNode(Variant::default, boot::damaged_initramfs)),
+    scenario("b20_secure_boot", On::NewNode(secure::secure_boot, secure::signed_and_unsigned)),
     scenario("b05_services_killed_in_turn_come_back", On::Node(init::services_killed_in_turn)),
     scenario("b06_stuck_console_holds_nothing_up", On::Node(init::stuck_console)),
     scenario("b07_ctrl_alt_del_restarts_in_order", On::Node(init::ctrl_alt_del)),
