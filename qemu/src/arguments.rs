@@ -2,7 +2,7 @@
 
 use crate::accel::Accel;
 use crate::cluster::PciSlot;
-use crate::variant::Watchdog;
+use crate::variant::{Hardware, Watchdog};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +54,8 @@ pub struct MachineSpec {
     pub nics: Vec<Nic>,
     /// Files, one SMBIOS type 11 string each.
     pub personality: Vec<PathBuf>,
+    /// What its disk and its interfaces are made of.
+    pub hardware: Hardware,
     /// Its hardware watchdog.
     pub watchdog: Watchdog,
     /// Whether it has a second serial line.
@@ -150,8 +152,19 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
     line.add_path("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=", Path::new(firmware), "");
     line.add_path("-drive", "if=pflash,unit=1,format=qcow2,file=", &spec.vars, "");
     line.add_path("-drive", "if=none,id=d0,format=qcow2,cache=unsafe,file=", &spec.disk, "");
-    line.add("-device", "virtio-blk-pci,drive=d0,addr=0x05,serial=disk0");
+    line.add(
+        "-device",
+        match spec.hardware {
+            Hardware::Virtio => "virtio-blk-pci,drive=d0,addr=0x05,serial=disk0",
+            Hardware::Ahci => "ide-hd,drive=d0,bus=ide.0,serial=disk0",
+            Hardware::Nvme => "nvme,drive=d0,addr=0x05,serial=disk0",
+        },
+    );
 
+    let model = match spec.hardware {
+        Hardware::Virtio => "virtio-net-pci",
+        Hardware::Ahci | Hardware::Nvme => "e1000e",
+    };
     for nic in &spec.nics {
         let mut netdev = OsString::from(format!("dgram,id=w-{},local.type=unix,local.path=", nic.id));
         netdev.push(doubled(&nic.machine_end));
@@ -164,7 +177,7 @@ pub fn arguments(spec: &MachineSpec, fds: Descriptors) -> Vec<OsString> {
         line.add(
             "-device",
             &format!(
-                "virtio-net-pci,id={id},netdev=w-{id},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},\
+                "{model},id={id},netdev=w-{id},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},\
                  addr={slot},romfile={multi}",
                 id = nic.id,
                 slot = nic.slot,
@@ -224,6 +237,7 @@ mod tests {
             disk: "/l,1/disk.qcow2".into(),
             nics: vec![nic("nic-p1", 0x10, 0), nic("nic-p2", 0x10, 1), nic("nic-m", 0x18, 0)],
             personality: vec!["/l/id-0".into(), "/l/id-1".into()],
+            hardware: Hardware::Virtio,
             watchdog: Watchdog::I6300esb,
             second_serial: false,
             free_slot: false,
@@ -277,6 +291,13 @@ mod tests {
         let secure = text(&MachineSpec { secure_boot: true, ..spec() });
         let kept = "smm=on -global driver=cfi.pflash01,property=secure,value=on ";
         assert_eq!(secure, usual.replace("smm=off ", kept).replace(FIRMWARE_CODE, FIRMWARE_CODE_SECURE));
+        for (hardware, disk) in
+            [(Hardware::Ahci, "ide-hd,drive=d0,bus=ide.0,"), (Hardware::Nvme, "nvme,drive=d0,addr=0x05,")]
+        {
+            let real = text(&MachineSpec { hardware, ..spec() });
+            let expected = usual.replace("virtio-blk-pci,drive=d0,addr=0x05,", disk);
+            assert_eq!(real, expected.replace("virtio-net-pci", "e1000e"));
+        }
         let second = text(&MachineSpec { second_serial: true, ..spec() });
         let first = "-serial chardev:console ";
         let both = format!("{first}-chardev socket,id=second,fd=14 -serial chardev:second ");

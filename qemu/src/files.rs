@@ -123,6 +123,7 @@ impl Files<'_> {
             disk,
             nics: nics.collect(),
             personality: (0..4).map(|index| dir.join(format!("id-{index}"))).collect(),
+            hardware: variant.hardware,
             watchdog: variant.watchdog,
             second_serial: variant.second_serial,
             free_slot: variant.free_slot,

@@ -5,7 +5,7 @@ use crate::error::LabError;
 use crate::packages::{self, ThisHost};
 use crate::programs;
 use crate::progress::Progress;
-use image::{BuildOptions, ExtraFile, Source};
+use image::{BuildOptions, ExtraFile, Flavour, Source};
 use std::path::{Path, PathBuf};
 
 /// Many machines start on few cores: the loader gives the system this long to take the watchdog over.
@@ -18,6 +18,8 @@ pub struct Prepared {
     pub base: PathBuf,
     /// How instructions are executed.
     pub accel: Accel,
+    /// The device programs in the image.
+    pub programs: PathBuf,
 }
 
 /// Where the lab keeps what it builds.
@@ -49,14 +51,31 @@ pub fn build(offline: bool, progress: &mut dyn Progress) -> Result<Prepared, Lab
     let options = image_options(&programs, &dir, offline);
     let cache = options.cache.clone();
     let built = image::build(&options, &mut |step: &str| progress.detail(step)).map_err(refused)?;
-    let base = keep_by_content(&built.image, &built.key)?;
+    let base = keep_by_content(&built.image, options.flavour, &built.key)?;
     progress.end(if built.fresh { "built" } else { "unchanged" });
 
     progress.begin("accelerator");
     let kernel = built.vmlinuz.as_deref().unwrap_or(Path::new("/nonexistent"));
     let (accel, why) = accel::choose(kernel, &cache)?;
     progress.end(&format!("{accel:?}: {why}"));
-    Ok(Prepared { base, accel })
+    Ok(Prepared { base, accel, programs })
+}
+
+/// The same with the generic flavour's image, which has the drivers of real hardware: for machines whose variant asks
+/// for some, with the same device programs.
+pub fn generic(prepared: &Prepared, progress: &mut dyn Progress) -> Result<Prepared, LabError> {
+    progress.begin("generic image");
+    let options = BuildOptions {
+        out: build_dir().join("generic.raw"),
+        flavour: Flavour::Generic,
+        watchdog: image::Watchdog::Driver("i6300esb".into()),
+        boot_files: false,
+        ..image_options(&prepared.programs, &build_dir(), false)
+    };
+    let built = image::build(&options, &mut |step: &str| progress.detail(step)).map_err(refused)?;
+    let base = keep_by_content(&built.image, options.flavour, &built.key)?;
+    progress.end(if built.fresh { "built" } else { "unchanged" });
+    Ok(Prepared { base, ..prepared.clone() })
 }
 
 fn refused(error: image::BuildError) -> LabError {
@@ -94,17 +113,18 @@ fn image_options(programs: &Path, dir: &Path, offline: bool) -> BuildOptions {
 }
 
 /// Links the image under a name of its own, so that running nodes keep the bytes they started with, and removes
-/// those of images that no lab's disks stand on any more.
-fn keep_by_content(image: &Path, key: &str) -> Result<PathBuf, LabError> {
+/// those of the same flavour that no lab's disks stand on any more.
+fn keep_by_content(image: &Path, flavour: Flavour, key: &str) -> Result<PathBuf, LabError> {
     let dir = build_dir();
-    let base = dir.join(format!("base-{}.raw", &key[..key.len().min(16)]));
+    let prefix = format!("base-{flavour}-");
+    let base = dir.join(format!("{prefix}{}.raw", &key[..key.len().min(16)]));
     if !base.exists() {
         std::fs::hard_link(image, &base).map_err(LabError::io(format!("link {}", base.display())))?;
     }
     let used = crate::files::bases_in_use(&crate::dir::default_root());
     for entry in std::fs::read_dir(&dir).map_err(LabError::io(format!("read {}", dir.display())))?.flatten() {
         let path = entry.path();
-        let is_base = entry.file_name().to_string_lossy().starts_with("base-");
+        let is_base = entry.file_name().to_string_lossy().starts_with(&prefix);
         if is_base && path != base && !used.contains(&path) {
             let _ = std::fs::remove_file(path);
         }

@@ -3,6 +3,7 @@
 //! | part | where it takes effect |
 //! |---|---|
 //! | watchdog, second serial line, free slot, resets in place | QEMU's command line ([`crate::arguments`]) |
+//! | disk and ports | QEMU's command line; the lab's image has to have their drivers ([`crate::prepare::generic`]) |
 //! | Secure Boot | firmware on the command line, the lab's keys in its variables ([`crate::enrol`]) |
 //! | kernel words; no watchdog for the loader either | the loader's environments on the node's disk ([`crate::disk`]) |
 //!
@@ -24,12 +25,27 @@ pub enum Watchdog {
     None,
 }
 
+/// What a machine's disk and ports are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardware {
+    /// virtio for both.
+    #[default]
+    Virtio,
+    /// A SATA disk at the chipset's AHCI controller, ports of Intel's 82574L (`e1000e`).
+    Ahci,
+    /// An NVMe disk, ports of Intel's 82574L.
+    Nvme,
+}
+
 /// One node's machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Variant {
     /// Its watchdog.
     pub watchdog: Watchdog,
+    /// Its disk and its ports.
+    pub hardware: Hardware,
     /// Words behind the boot file's own kernel command line.
     pub kernel_words: String,
     /// A second serial line, `ttyS1` in the guest.

@@ -14,6 +14,7 @@
 //! The last line is `N passed, N failed`. Names that choose nothing are other tests' and no mistake.
 
 mod boot;
+mod hardware;
 mod init;
 mod secure;
 mod stage;
@@ -51,7 +52,7 @@ const fn scenario(name: &'static str, on: On) -> Scenario {
     Scenario { name, on }
 }
 
-const SCENARIOS: [Scenario; 26] = [
+const SCENARIOS: [Scenario; 28] = [
     scenario("v16_every_vip_is_served_after_power_on", On::Cluster(vips::served_after_power_on)),
     scenario("v01_port_pulled", On::Cluster(vips::port_pulled)),
     scenario("v02_all_ports_of_a_node_pulled", On::Cluster(vips::all_ports_of_a_node_pulled)),
@@ -64,6 +65,8 @@ const SCENARIOS: [Scenario; 26] = [
     scenario("b04_damaged_state_ends_in_rescue", On::NewNode(Variant::default, boot::damage_and_boot)),
     scenario("b19_damaged_initramfs_is_noticed", On::NewNode(Variant::default, boot::damaged_initramfs)),
     scenario("b20_secure_boot", On::NewNode(secure::secure_boot, secure::signed_and_unsigned)),
+    scenario("b21_generic_image_on_sata", On::NewNode(hardware::sata, hardware::on_sata)),
+    scenario("b22_generic_image_on_nvme", On::NewNode(hardware::nvme, hardware::on_nvme)),
     scenario("b05_services_killed_in_turn_come_back", On::Node(init::services_killed_in_turn)),
     scenario("b06_stuck_console_holds_nothing_up", On::Node(init::stuck_console)),
     scenario("b07_ctrl_alt_del_restarts_in_order", On::Node(init::ctrl_alt_del)),

@@ -4,8 +4,9 @@ use crate::world::{Outcome, Owners, World, settle, told};
 use lab::dir;
 use lab::error::LabError;
 use lab::lab::{Lab, LabSpec, test_name};
-use lab::prepare::Prepared;
-use lab::variant::Variant;
+use lab::prepare::{self, Prepared};
+use lab::progress::Terminal;
+use lab::variant::{Hardware, Variant};
 use lab::{signals, test_command};
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +47,8 @@ pub(crate) type Played = (Result<String, String>, Option<Owners>);
 /// The labs there are: at most one at a time.
 pub(crate) struct Stage {
     prepared: Prepared,
+    /// The same with an image for real hardware, once a scenario has asked for it.
+    generic: Option<Prepared>,
     /// The cluster, or why there is none.
     world: Option<Result<World, String>>,
     node: Option<Arc<Lab>>,
@@ -53,7 +56,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(prepared: Prepared) -> Stage {
-        Stage { prepared, world: None, node: None }
+        Stage { prepared, generic: None, world: None, node: None }
     }
 
     /// Runs a scenario on the cluster. One that did not come up is not tried again.
@@ -89,7 +92,8 @@ impl Stage {
     /// Runs a scenario on a node of its own.
     pub(crate) fn new_node(&mut self, name: &str, variant: Variant, scenario: fn(&Lab) -> Outcome) -> Played {
         (self.world, self.node) = (None, None);
-        let result = alone(&self.prepared, variant).map_err(|e| e.chain()).and_then(|lab| {
+        let lab = self.image_for(&variant).and_then(|prepared| alone(&prepared, variant));
+        let result = lab.map_err(|e| e.chain()).and_then(|lab| {
             let result = guarded(|| scenario(&lab));
             if result.is_err() {
                 keep_logs(&lab, name);
@@ -97,6 +101,19 @@ impl Stage {
             result
         });
         (result, None)
+    }
+
+    /// What a machine boots: the generic image where it has real hardware's devices.
+    fn image_for(&mut self, variant: &Variant) -> Result<Prepared, LabError> {
+        if variant.hardware == Hardware::Virtio {
+            return Ok(self.prepared.clone());
+        }
+        if let Some(generic) = &self.generic {
+            return Ok(generic.clone());
+        }
+        let generic = prepare::generic(&self.prepared, &mut Terminal::default())?;
+        self.generic = Some(generic.clone());
+        Ok(generic)
     }
 
     /// Runs a scenario on the shared node. After a failure the next one gets a new node.
